@@ -1,0 +1,374 @@
+package nodes
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"github.com/google/nftables/userdata"
+	"golang.org/x/sys/unix"
+)
+
+// fingerprint is a table's chains and rules, line by line, without what the
+// kernel adds (handles) or counts.
+type fingerprint []string
+
+// A line is "chain: what comment "text"".
+func (f fingerprint) perChain() map[string][]string {
+	chains := map[string][]string{}
+	for _, line := range f {
+		name, rule, _ := strings.Cut(line, ": ")
+		chains[name] = append(chains[name], rule)
+	}
+	return chains
+}
+
+// diff says where have differs from want; "" when it does not.
+func (want fingerprint) diff(have fingerprint) string {
+	w, h := want.perChain(), have.perChain()
+	var diff []string
+	for _, name := range slices.Sorted(maps.Keys(w)) {
+		switch rules := h[name]; {
+		case rules == nil:
+			diff = append(diff, "no chain "+name)
+		case len(rules) != len(w[name]):
+			diff = append(diff, fmt.Sprintf("chain %s: %d rules, want %d", name, len(rules)-1, len(w[name])-1))
+		case !slices.Equal(rules, w[name]):
+			diff = append(diff, "chain "+name+": changed")
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(h)) {
+		if w[name] == nil {
+			diff = append(diff, "unexpected chain "+name)
+		}
+	}
+	return strings.Join(diff, ", ")
+}
+
+// shape says whether have has the same chains, numbers of rules and comments.
+func (want fingerprint) shape(have fingerprint) bool {
+	rest := func(line string) (string, string) {
+		name, rule, _ := strings.Cut(line, ": ")
+		_, comment, _ := strings.Cut(rule, "comment ")
+		return name, comment
+	}
+	return slices.EqualFunc(want, have, func(w, h string) bool {
+		wn, wc := rest(w)
+		hn, hc := rest(h)
+		return wn == hn && wc == hc
+	})
+}
+
+// tables makes the nftables tables what the State says.
+func (p *pass) tables() {
+	if len(p.want.Tables) == 0 && len(p.r.made.tables) == 0 || p.tablesOK {
+		return
+	}
+	// A Conn that does not last opens its socket for each request, in the
+	// namespace of the thread that asks: all of it happens inside.
+	err := p.r.ns.Do(func() error {
+		conn, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		have, err := conn.ListTablesOfFamily(nftables.TableFamilyINet)
+		if err != nil {
+			return err
+		}
+		there := map[string]bool{}
+		for _, t := range have {
+			there[t.Name] = true
+		}
+		want := map[string]bool{}
+		for _, t := range p.want.Tables {
+			want[t.Name] = true
+		}
+		for name := range p.r.made.tables {
+			if want[name] {
+				continue
+			}
+			if there[name] && !p.do(Change{Remove, "nftables", "table " + name, ""}, "delete", func() error {
+				conn.DelTable(inetTable(name))
+				return conn.Flush()
+			}) {
+				continue
+			}
+			if !p.dry {
+				delete(p.r.made.tables, name)
+			}
+		}
+		for _, t := range p.want.Tables {
+			if p.ctx.Err() != nil {
+				return nil
+			}
+			if err := p.table(conn, t, there[t.Name]); err != nil {
+				p.fail("nftables table "+t.Name, "list", err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		p.fail("nftables", "list", err)
+	}
+}
+
+func (p *pass) table(conn *nftables.Conn, t Table, there bool) error {
+	ch := Change{Add, "nftables", "table " + t.Name, ""}
+	want := t.fingerprint()
+	if there {
+		have, err := listTable(conn, t.Name)
+		if err != nil {
+			return err
+		}
+		// What the kernel listed after our own commit counts, should it word
+		// a rule otherwise than we did.
+		diff := want.diff(have)
+		if made := p.r.made.tables[t.Name]; diff != "" && slices.Equal(made.want, want) && slices.Equal(made.have, have) {
+			diff = ""
+		}
+		if diff == "" {
+			if !p.dry {
+				p.r.made.tables[t.Name] = madeTable{want, have}
+			}
+			return nil
+		}
+		ch = Change{Modify, "nftables", "table " + t.Name, diff}
+	}
+	ok := p.do(ch, "replace", func() error {
+		t.replace(conn)
+		return conn.Flush()
+	})
+	if !ok {
+		return nil
+	}
+	have, err := listTable(conn, t.Name)
+	if err != nil {
+		return err
+	}
+	if !want.shape(have) {
+		have = nil // somebody was quicker than the list
+	}
+	p.r.made.tables[t.Name] = madeTable{want, have}
+	return nil
+}
+
+// madeTable is a table as it was wanted and as the kernel listed it then.
+type madeTable struct{ want, have fingerprint }
+
+func inetTable(name string) *nftables.Table {
+	return &nftables.Table{Name: name, Family: nftables.TableFamilyINet}
+}
+
+// replace queues the whole table, so that Flush puts it in the place of the
+// old one in one transaction.
+func (t Table) replace(conn *nftables.Conn) {
+	table := conn.AddTable(inetTable(t.Name)) // so that there is one to delete
+	conn.DelTable(table)
+	conn.AddTable(table)
+	for _, c := range t.Chains {
+		chain := conn.AddChain(c.base(table))
+		for _, r := range c.Rules {
+			rule := &nftables.Rule{Table: table, Chain: chain, Exprs: r.exprs()}
+			if r.Comment != "" {
+				rule.UserData = userdata.AppendString(nil, userdata.TypeComment, r.Comment)
+			}
+			conn.AddRule(rule)
+		}
+	}
+}
+
+func (c Chain) base(t *nftables.Table) *nftables.Chain {
+	accept := nftables.ChainPolicyAccept
+	b := &nftables.Chain{Name: c.Name, Table: t, Policy: &accept}
+	switch c.Hook {
+	case PreroutingNAT:
+		b.Type, b.Hooknum, b.Priority = nftables.ChainTypeNAT, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest
+	case OutputNAT:
+		b.Type, b.Hooknum, b.Priority = nftables.ChainTypeNAT, nftables.ChainHookOutput, nftables.ChainPriorityNATDest
+	case PostroutingNAT:
+		b.Type, b.Hooknum, b.Priority = nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource
+	case Forward:
+		b.Type, b.Hooknum, b.Priority = nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter
+	case Input:
+		b.Type, b.Hooknum, b.Priority = nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter
+	case Output:
+		b.Type, b.Hooknum, b.Priority = nftables.ChainTypeFilter, nftables.ChainHookOutput, nftables.ChainPriorityFilter
+	}
+	return b
+}
+
+// exprs is the rule in the kernel's terms: load something into register 1,
+// compare, and so on; the first comparison that fails ends it.
+func (r Rule) exprs() []expr.Any {
+	var out []expr.Any
+	load := func(e expr.Any, op expr.CmpOp, data []byte) {
+		out = append(out, e, &expr.Cmp{Op: op, Register: 1, Data: data})
+	}
+	meta := func(k expr.MetaKey, op expr.CmpOp, data []byte) { load(&expr.Meta{Key: k, Register: 1}, op, data) }
+	mask := func(n uint32, m, data []byte, op expr.CmpOp) {
+		out = append(out,
+			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: n, Mask: m, Xor: make([]byte, n)},
+			&expr.Cmp{Op: op, Register: 1, Data: data})
+	}
+	if f := r.family(); f != 0 {
+		meta(expr.MetaKeyNFPROTO, expr.CmpOpEq, []byte{f})
+	}
+	for _, d := range []struct {
+		key  expr.MetaKey
+		op   expr.CmpOp
+		name string
+	}{{expr.MetaKeyIIFNAME, expr.CmpOpEq, r.InDev}, {expr.MetaKeyOIFNAME, expr.CmpOpEq, r.OutDev}, {expr.MetaKeyOIFNAME, expr.CmpOpNeq, r.NotOutDev}} {
+		if d.name != "" {
+			name := make([]byte, unix.IFNAMSIZ)
+			copy(name, d.name)
+			meta(d.key, d.op, name)
+		}
+	}
+	if r.MarkMask != 0 {
+		out = append(out, &expr.Meta{Key: expr.MetaKeyMARK, Register: 1})
+		value := binaryutil.NativeEndian.PutUint32(r.Mark)
+		if r.MarkMask == 0xffffffff {
+			out = append(out, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: value})
+		} else {
+			mask(4, binaryutil.NativeEndian.PutUint32(r.MarkMask), value, expr.CmpOpEq)
+		}
+	}
+	for _, a := range []struct {
+		p   netip.Prefix
+		op  expr.CmpOp
+		dst bool
+	}{{r.Src, expr.CmpOpEq, false}, {r.NotSrc, expr.CmpOpNeq, false}, {r.Dst, expr.CmpOpEq, true}, {r.NotDst, expr.CmpOpNeq, true}} {
+		if !a.p.IsValid() || a.p.Bits() == 0 && a.op == expr.CmpOpEq {
+			continue
+		}
+		n := uint32(a.p.Addr().BitLen() / 8)
+		offset := map[uint32]uint32{4: 12, 16: 8}[n]
+		if a.dst {
+			offset += n
+		}
+		out = append(out, &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: n})
+		value := a.p.Masked().Addr().AsSlice()
+		if a.p.IsSingleIP() {
+			out = append(out, &expr.Cmp{Op: a.op, Register: 1, Data: value})
+		} else {
+			mask(n, net.CIDRMask(a.p.Bits(), int(n)*8), value, a.op)
+		}
+	}
+	if r.Local {
+		load(&expr.Fib{Register: 1, ResultADDRTYPE: true, FlagDADDR: true}, expr.CmpOpEq, binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL))
+	}
+	if r.Protocol != "" {
+		proto := map[string]byte{"tcp": unix.IPPROTO_TCP, "udp": unix.IPPROTO_UDP}[r.Protocol]
+		meta(expr.MetaKeyL4PROTO, expr.CmpOpEq, []byte{proto})
+	}
+	if r.DstPort != 0 {
+		load(&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2}, expr.CmpOpEq, binary.BigEndian.AppendUint16(nil, r.DstPort))
+	}
+	out = append(out, &expr.Counter{})
+	switch r.Verdict {
+	case Accept:
+		out = append(out, &expr.Verdict{Kind: expr.VerdictAccept})
+	case Drop:
+		out = append(out, &expr.Verdict{Kind: expr.VerdictDrop})
+	case Return:
+		out = append(out, &expr.Verdict{Kind: expr.VerdictReturn})
+	case Masquerade:
+		out = append(out, &expr.Masq{FullyRandom: true})
+	case DNAT:
+		nat := &expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(r.family()), RegAddrMin: 1}
+		out = append(out, &expr.Immediate{Register: 1, Data: r.To.Addr().AsSlice()})
+		if r.To.Port() != 0 {
+			out = append(out, &expr.Immediate{Register: 2, Data: binary.BigEndian.AppendUint16(nil, r.To.Port())})
+			nat.RegProtoMin, nat.Specified = 2, true
+		}
+		out = append(out, nat)
+	}
+	return out
+}
+
+// family is the network protocol that the rule is about; 0 for any.
+func (r Rule) family() byte {
+	for _, a := range []netip.Addr{r.Src.Addr(), r.Dst.Addr(), r.NotSrc.Addr(), r.NotDst.Addr(), r.To.Addr()} {
+		if a.Is4() {
+			return unix.NFPROTO_IPV4
+		} else if a.Is6() {
+			return unix.NFPROTO_IPV6
+		}
+	}
+	return 0
+}
+
+func (t Table) fingerprint() fingerprint {
+	var f fingerprint
+	chains := slices.Clone(t.Chains)
+	slices.SortFunc(chains, func(a, b Chain) int { return strings.Compare(a.Name, b.Name) })
+	for _, c := range chains {
+		f = append(f, chainLine(c.base(nil)))
+		for _, r := range c.Rules {
+			f = append(f, ruleLine(c.Name, r.exprs(), r.Comment))
+		}
+	}
+	return f
+}
+
+// listTable is the fingerprint of what the kernel has.
+func listTable(conn *nftables.Conn, name string) (fingerprint, error) {
+	all, err := conn.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return nil, err
+	}
+	all = slices.DeleteFunc(all, func(c *nftables.Chain) bool { return c.Table.Name != name })
+	slices.SortFunc(all, func(a, b *nftables.Chain) int { return strings.Compare(a.Name, b.Name) })
+	var f fingerprint
+	for _, c := range all {
+		f = append(f, chainLine(c))
+		rules, err := conn.GetRules(inetTable(name), c)
+		if errors.Is(err, unix.ENOENT) {
+			continue // gone meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range rules {
+			comment, _ := userdata.GetString(r.UserData, userdata.TypeComment)
+			f = append(f, ruleLine(c.Name, r.Exprs, comment))
+		}
+	}
+	return f, nil
+}
+
+func chainLine(c *nftables.Chain) string {
+	line := fmt.Sprintf("%s: type %s", c.Name, c.Type)
+	if c.Hooknum != nil {
+		line += fmt.Sprintf(" hook %d", *c.Hooknum)
+	}
+	if c.Priority != nil {
+		line += fmt.Sprintf(" priority %d", *c.Priority)
+	}
+	if c.Policy != nil {
+		line += fmt.Sprintf(" policy %d", *c.Policy)
+	}
+	return line
+}
+
+func ruleLine(chain string, exprs []expr.Any, comment string) string {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "%s: ", chain)
+	for _, e := range exprs {
+		if _, ok := e.(*expr.Counter); ok {
+			e = &expr.Counter{} // what it counted does not matter
+		}
+		fmt.Fprintf(&b, "%T%+v ", e, e)
+	}
+	fmt.Fprintf(&b, "comment %q", comment)
+	return b.String()
+}

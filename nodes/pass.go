@@ -1,0 +1,139 @@
+package nodes
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// memory is what a Reconciler put into the kernel, or found there as wanted,
+// and therefore may remove. Routes are known by their protocol.
+type memory struct {
+	links            map[string]string // name to kind
+	addrs            map[addrKey]bool
+	neighbours       map[neighKey]bool
+	fdb              map[fdbKey]bool
+	tables           map[string]madeTable
+	routes4, routes6 bool
+}
+
+func newMemory() memory {
+	return memory{
+		links: map[string]string{}, addrs: map[addrKey]bool{}, neighbours: map[neighKey]bool{},
+		fdb: map[fdbKey]bool{}, tables: map[string]madeTable{},
+	}
+}
+
+// pass is one look at the kernel: each kind is listed, compared and put right
+// in turn, because putting one kind right changes the next ones (a link that
+// goes down takes its routes along).
+type pass struct {
+	r         *Reconciler
+	ctx       context.Context
+	want      State
+	dry       bool // look only
+	first     bool // no pass has been applied before
+	exclusive map[string]bool
+	tablesOK  bool // the nftables tables are known to be untouched
+
+	byName   map[string]netlink.Link
+	byIndex  map[int]string
+	noDevice map[string]bool // missing devices that have been told
+	created  bool            // a device was made
+
+	found, done, failed, foreign []Change
+	errs                         []error
+}
+
+// run does the pass. The order is that of dependence.
+func (p *pass) run() {
+	// Settings that new devices inherit come before the devices, the devices'
+	// own after them; most passes make no device and do both at once.
+	if !p.listLinks() {
+		return
+	}
+	complete := true
+	for _, l := range p.want.Links {
+		complete = complete && p.byName[l.LinkName()] != nil
+	}
+	p.sysctls(complete, true)
+	p.links()
+	if !complete || p.created {
+		p.sysctls(true, false)
+	}
+	for _, stage := range []func(){p.addrs, p.neighbours, p.fdb, p.routes, p.tables} {
+		if err := p.ctx.Err(); err != nil {
+			p.errs = append(p.errs, err)
+			return
+		}
+		stage()
+	}
+}
+
+// firstLook says that there may be stale state on Exclusive devices.
+func (p *pass) firstLook() bool { return p.first && len(p.exclusive) > 0 }
+
+// do notes a difference and, unless the pass only looks, puts it right.
+func (p *pass) do(c Change, verb string, f func() error) bool {
+	p.found = append(p.found, c)
+	if p.dry || p.ctx.Err() != nil {
+		return false
+	}
+	if err := f(); err != nil {
+		p.failed = append(p.failed, c)
+		object := c.Object
+		if c.Kind == "address" || c.Kind == "neighbour" || c.Kind == "fdb" {
+			object += " " + c.Detail
+		}
+		if c.Kind != "link" {
+			object = c.Kind + " " + object
+		}
+		p.fail(object, verb, err)
+		return false
+	}
+	p.done = append(p.done, c)
+	return true
+}
+
+func (p *pass) fail(object, verb string, err error) {
+	p.errs = append(p.errs, fmt.Errorf("%s: %s: %s: %w", p.r.ns.name, object, verb, err))
+}
+
+// device returns the index of a device that change c needs. A missing device
+// is an error once, however many changes need it.
+func (p *pass) device(c Change, name string) (int, bool) {
+	if l := p.byName[name]; l != nil {
+		return l.Attrs().Index, true
+	}
+	p.missing(c, name)
+	return 0, false
+}
+
+// missing notes a difference that cannot be put right without a device.
+func (p *pass) missing(c Change, dev string) {
+	p.found = append(p.found, c)
+	if p.dry {
+		return
+	}
+	p.failed = append(p.failed, c)
+	if !p.noDevice[dev] {
+		p.noDevice[dev] = true
+		p.errs = append(p.errs, fmt.Errorf("%s: %s: %w", p.r.ns.name, dev, errNoDevice))
+	}
+}
+
+// errNoDevice reads as the kernel's own words do.
+var errNoDevice error = unix.ENODEV
+
+// diff is what the pass did or, if it only looked, what there is to do.
+func (p *pass) diff() Diff {
+	switch {
+	case p == nil:
+		return Diff{}
+	case p.dry:
+		return Diff{Changes: p.found, Foreign: p.foreign}
+	}
+	return Diff{Changes: p.done, Foreign: p.foreign}
+}

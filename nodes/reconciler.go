@@ -1,0 +1,306 @@
+package nodes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/safchain/ethtool"
+	"github.com/vishvananda/netlink"
+)
+
+const (
+	healedFor  = 10 * time.Second      // how long Report tells what was healed
+	coalesce   = 20 * time.Millisecond // from a notification to the pass it causes
+	resync     = 30 * time.Second      // a pass without any reason
+	minBackoff = 100 * time.Millisecond
+	maxBackoff = 5 * time.Second
+)
+
+// Owner is on whose behalf a Reconciler acts: what it may remove.
+type Owner struct {
+	Name string
+	// Protocol is the rtnetlink protocol number of its routes. All routes of
+	// the main table with this number are the owner's.
+	Protocol int
+	// Exclusive are devices whose permanent neighbours, FDB entries and
+	// addresses, when found by the first pass, are the owner's from an earlier
+	// life.
+	Exclusive []string
+}
+
+// Reconciler makes one namespace hold what a State says. It is level-triggered:
+// each pass lists what is there, compares, and puts right the difference. It
+// removes only what it put there itself, by memory or by its routes' protocol.
+//
+// Until the first Set it does nothing at all. Its methods are safe for
+// concurrent use. Several Reconcilers with different Owners may work in one
+// namespace.
+type Reconciler struct {
+	ns    *Namespace
+	owner Owner
+
+	wake    chan struct{} // capacity 1: Set and Hold wake Run
+	changed chan struct{} // capacity 1
+
+	passing sync.Mutex // held during a pass; guards the block below
+	h       *netlink.Handle
+	port    uint32           // h's netlink port, the origin of our own notifications
+	eth     *ethtool.Ethtool // nil until needed
+	made    memory
+	first   bool
+	settled uint64          // the last generation that a pass was done for
+	pending map[Change]bool // what that generation brings about, and failed so far
+
+	mu       sync.Mutex // guards the block below; never held during a pass
+	want     State
+	wantErr  error // what Check said about it
+	set      uint64
+	held     bool
+	report   Report
+	interest interest
+}
+
+// NewReconciler opens what it needs in ns. ns stays the caller's, and open
+// until Close.
+func NewReconciler(ns *Namespace, o Owner) (*Reconciler, error) {
+	h, err := openHandle(ns)
+	if err != nil {
+		return nil, fmt.Errorf("%s: open netlink socket: %w", ns.name, err)
+	}
+	return &Reconciler{
+		ns: ns, owner: o, h: h, port: portOf(h), made: newMemory(), first: true,
+		wake: make(chan struct{}, 1), changed: make(chan struct{}, 1),
+	}, nil
+}
+
+// Close releases the Reconciler's sockets and leaves the kernel's state as it
+// is. Run has returned before.
+func (r *Reconciler) Close() error {
+	r.passing.Lock()
+	defer r.passing.Unlock()
+	if r.h != nil {
+		r.h.Close()
+		r.h = nil
+	}
+	if r.eth != nil {
+		r.eth.Close()
+		r.eth = nil
+	}
+	return nil
+}
+
+// Set gives the State that is wanted from now on, and wakes Run. The
+// Reconciler keeps no reference to s' slices.
+func (r *Reconciler) Set(s State) {
+	s, err := sound(s)
+	r.mu.Lock()
+	r.want, r.wantErr = s, err
+	r.set++
+	r.mu.Unlock()
+	notify(r.wake)
+}
+
+// Hold with true makes Run look and report, but change nothing, until Hold
+// with false. Apply is not held.
+func (r *Reconciler) Hold(on bool) {
+	r.mu.Lock()
+	r.held = on
+	r.mu.Unlock()
+	notify(r.wake)
+}
+
+// Apply does one pass now and returns what it changed.
+func (r *Reconciler) Apply(ctx context.Context) (Diff, error) {
+	p, err := r.pass(ctx, true, false)
+	return p.diff(), err
+}
+
+// Diff returns what a pass would change.
+func (r *Reconciler) Diff(ctx context.Context) (Diff, error) {
+	p, err := r.pass(ctx, false, false)
+	return p.diff(), err
+}
+
+// Report is what the last pass saw.
+func (r *Reconciler) Report() Report {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rep := r.report
+	rep.Drift, rep.Foreign = slices.Clone(rep.Drift), slices.Clone(rep.Foreign)
+	rep.Healed = recent(rep.Healed)
+	rep.Held = r.held
+	return rep
+}
+
+// Changed receives after each pass whose Report differs from the one before.
+// It holds one wake-up, however many are missed.
+func (r *Reconciler) Changed() <-chan struct{} { return r.changed }
+
+func notify(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+func recent(h []Healed) []Healed {
+	since := time.Now().Add(-healedFor)
+	return slices.DeleteFunc(slices.Clone(h), func(h Healed) bool { return h.At.Before(since) })
+}
+
+// pass does one pass: applies the State, or only looks; tablesOK leaves the
+// nftables tables out. The pass is nil when there was none, else its errs are
+// those that may not happen again; err adds what is wrong with the State.
+func (r *Reconciler) pass(ctx context.Context, apply, tablesOK bool) (*pass, error) {
+	r.passing.Lock()
+	defer r.passing.Unlock()
+	if r.h == nil {
+		return nil, fmt.Errorf("%s: reconciler is closed", r.ns.name)
+	}
+	r.mu.Lock()
+	want, wantErr, gen := r.want, r.wantErr, r.set
+	r.mu.Unlock()
+	if gen == 0 {
+		return nil, nil
+	}
+	p := &pass{
+		r: r, ctx: ctx, want: want, dry: !apply, first: r.first, tablesOK: tablesOK,
+		exclusive: map[string]bool{}, noDevice: map[string]bool{},
+	}
+	for _, dev := range r.owner.Exclusive {
+		p.exclusive[dev] = true
+	}
+	p.run()
+	err := errors.Join(append(p.errs, wantErr)...)
+	if ctx.Err() != nil {
+		return p, err // incomplete
+	}
+	healed := p.done
+	if apply {
+		r.first = false
+		healed = r.heal(p, gen)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.interest = p.interest()
+	if !apply && !r.held {
+		return p, err
+	}
+	rep := Report{Drift: p.failed, Foreign: p.foreign, Generation: r.report.Generation, Healed: recent(r.report.Healed)}
+	now := time.Now()
+	for _, c := range healed {
+		rep.Healed = append(rep.Healed, Healed{c, now})
+	}
+	if !apply {
+		rep.Drift = p.found
+	} else if err == nil {
+		rep.Generation = gen
+	}
+	if err != nil {
+		rep.Err = err.Error()
+	}
+	r.publish(rep)
+	return p, err
+}
+
+// heal returns the changes of an applied pass that mended drift, and not those
+// that a new State brought about, be it after several tries.
+func (r *Reconciler) heal(p *pass, gen uint64) []Change {
+	fresh := gen != r.settled
+	r.settled = gen
+	var healed []Change
+	for _, c := range p.done {
+		if !fresh && !r.pending[c] {
+			healed = append(healed, c)
+		}
+	}
+	pending := map[Change]bool{}
+	for _, c := range p.failed {
+		if fresh || r.pending[c] {
+			pending[c] = true
+		}
+	}
+	r.pending = pending
+	return healed
+}
+
+// publish replaces the report. r.mu is held.
+func (r *Reconciler) publish(rep Report) {
+	rep.Held = r.held
+	old := r.report
+	r.report = rep
+	n := len(rep.Healed)
+	healed := n > 0 && (len(old.Healed) == 0 || rep.Healed[n-1] != old.Healed[len(old.Healed)-1])
+	old.Healed, rep.Healed = nil, nil
+	if healed || !reflect.DeepEqual(old, rep) {
+		notify(r.changed)
+	}
+}
+
+// Run keeps the namespace as the State says until ctx ends: at once after Set,
+// shortly after something in the namespace changed, and every now and then.
+// What goes wrong is told by Report and tried again.
+func (r *Reconciler) Run(ctx context.Context) error {
+	m, err := newMonitor(r)
+	if err != nil {
+		return err
+	}
+	defer m.close()
+
+	resyncs := time.NewTicker(resync)
+	defer resyncs.Stop()
+	again := time.NewTimer(0) // the next pass for any other reason than Set
+	defer again.Stop()
+	again.Stop()
+	tables := true // the nftables tables have to be looked at
+	backoff := minBackoff
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-r.wake:
+			tables = true
+		case <-again.C:
+		case <-resyncs.C:
+			tables = true
+		case <-m.events:
+			// Changes come in flocks.
+			again.Reset(coalesce)
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-again.C:
+			case <-r.wake:
+				tables = true
+			}
+		}
+		m.take()
+		if err := m.watchTables(); err != nil {
+			tables = true
+		}
+		tables = m.tablesTouched() || tables
+		p, err := r.pass(ctx, !r.isHeld(), !tables)
+		if p == nil && err != nil {
+			return err
+		}
+		tables = p != nil && len(p.errs) > 0
+		again.Stop()
+		if tables {
+			again.Reset(backoff)
+			backoff = min(2*backoff, maxBackoff)
+		} else {
+			backoff = minBackoff
+		}
+	}
+}
+
+func (r *Reconciler) isHeld() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.held
+}

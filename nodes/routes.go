@@ -1,0 +1,278 @@
+package nodes
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// ipv6Metric is what the kernel gives IPv6 routes that are added without one.
+const ipv6Metric = 1024
+
+// kroute is a route as the kernel has it, in comparable form.
+type kroute struct {
+	dst       netip.Prefix
+	via       netip.Addr
+	dev       string
+	src       netip.Addr
+	onlink    bool
+	kind      int
+	scope     netlink.Scope
+	protocol  int
+	priority  int
+	tos       int
+	multipath bool
+}
+
+func (k kroute) String() string {
+	s := ""
+	switch k.kind {
+	case unix.RTN_BLACKHOLE:
+		s += "blackhole "
+	case unix.RTN_UNREACHABLE:
+		s += "unreachable "
+	case unix.RTN_UNICAST:
+	default:
+		s += fmt.Sprintf("type %d ", k.kind)
+	}
+	add := func(word, v string) { s += word + " " + v + " " }
+	if k.via.IsValid() {
+		add("via", k.via.String())
+	}
+	if k.multipath {
+		s += "nexthops "
+	}
+	if k.dev != "" {
+		add("dev", k.dev)
+	}
+	if k.src.IsValid() {
+		add("src", k.src.String())
+	}
+	if k.priority != 0 && (k.dst.Addr().Is4() || k.priority != ipv6Metric) {
+		add("metric", fmt.Sprint(k.priority))
+	}
+	if k.dst.Addr().Is4() && k.kind == unix.RTN_UNICAST && k.via.IsValid() == (k.scope == netlink.SCOPE_LINK) {
+		add("scope", k.scope.String())
+	}
+	if k.onlink {
+		s += "onlink "
+	}
+	if s != "" {
+		s = s[:len(s)-1]
+	}
+	return s
+}
+
+// kroute is r as the kernel is to have it.
+func (p *pass) kroute(r Route) kroute {
+	k := kroute{dst: r.Dst, via: r.Via, dev: r.Dev, src: r.Src, onlink: r.OnLink, kind: unix.RTN_UNICAST, protocol: p.r.owner.Protocol}
+	switch r.Kind {
+	case Blackhole:
+		k.kind = unix.RTN_BLACKHOLE
+	case Unreachable:
+		k.kind = unix.RTN_UNREACHABLE
+	}
+	if r.Dst.Addr().Is6() {
+		k.priority = ipv6Metric
+	} else if r.Kind == Unicast && (r.LinkScope || !r.Via.IsValid()) {
+		k.scope = netlink.SCOPE_LINK
+	}
+	return k
+}
+
+// kernelRoute is a listed route in comparable form.
+func (p *pass) kernelRoute(r netlink.Route) kroute {
+	k := kroute{
+		dst: prefixOf(r.Dst), via: addrOf(r.Gw), dev: p.byIndex[r.LinkIndex], src: addrOf(r.Src), onlink: r.Flags&unix.RTNH_F_ONLINK != 0,
+		kind: r.Type, scope: r.Scope, protocol: int(r.Protocol), priority: r.Priority, tos: r.Tos, multipath: len(r.MultiPath) > 0,
+	}
+	if !k.dst.IsValid() {
+		k.dst = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+		if r.Family == unix.AF_INET6 {
+			k.dst = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+		}
+	}
+	if k.kind != unix.RTN_UNICAST {
+		k.dev = "" // IPv6 shows lo
+	}
+	if k.dst.Addr().Is6() {
+		k.scope = 0 // IPv6 has none
+	}
+	return k
+}
+
+type listedRoute struct {
+	kroute
+	raw netlink.Route
+}
+
+// routes makes the main table's routes what the State says.
+func (p *pass) routes() {
+	connected := p.connected()
+	need4, need6 := p.first, p.first
+	for _, list := range [][]Route{p.want.Routes, connected} {
+		for _, r := range list {
+			need4, need6 = need4 || r.Dst.Addr().Is4(), need6 || r.Dst.Addr().Is6()
+		}
+	}
+	need4, need6 = need4 || p.r.made.routes4, need6 || p.r.made.routes6
+
+	have := map[netip.Prefix][]listedRoute{}
+	if need4 && !p.listRoutes(unix.AF_INET, have) || need6 && !p.listRoutes(unix.AF_INET6, have) {
+		return
+	}
+	want := make(map[netip.Prefix]kroute, len(p.want.Routes))
+	has4, has6 := false, false
+	for _, r := range p.want.Routes {
+		want[r.Dst] = p.kroute(r)
+		has4, has6 = has4 || r.Dst.Addr().Is4(), has6 || r.Dst.Addr().Is6()
+	}
+
+	for dst, list := range have {
+		w, wanted := want[dst]
+		for _, r := range list {
+			if p.ctx.Err() != nil {
+				return
+			}
+			switch {
+			case wanted && r.kroute == w:
+			case r.protocol == p.r.owner.Protocol:
+				// One that is in the wanted one's place is replaced below.
+				if !wanted || r.priority != w.priority || contains(list, w) {
+					p.do(routeChange(Remove, r.kroute), "delete route", func() error { return p.delRoute(r.raw) })
+				}
+			case wanted && (r.priority != w.priority || r.tos != 0):
+				p.foreign = append(p.foreign, routeChange(Remove, r.kroute))
+			}
+		}
+	}
+	if !p.dry {
+		p.r.made.routes4, p.r.made.routes6 = has4, has6
+	}
+
+	for _, c := range connected {
+		if p.ctx.Err() != nil {
+			return
+		}
+		p.connect(c, have[c.Dst])
+	}
+	for _, r := range p.want.Routes {
+		if p.ctx.Err() != nil {
+			return
+		}
+		p.route(want[r.Dst], have[r.Dst])
+	}
+}
+
+// route puts one wanted route there.
+func (p *pass) route(w kroute, list []listedRoute) {
+	if contains(list, w) {
+		return
+	}
+	ch := routeChange(Add, w)
+	verb := "add route"
+	for _, r := range list {
+		if r.priority != w.priority || r.tos != 0 {
+			continue
+		}
+		ch = Change{Modify, "route", w.dst.String(), r.String() + ", want " + w.String()}
+		if r.String() == w.String() {
+			ch.Detail = fmt.Sprintf("%s: proto %d, want %d", w, r.protocol, w.protocol)
+		}
+		verb = "replace route"
+		if r.protocol == unix.RTPROT_KERNEL {
+			if p.found = append(p.found, ch); !p.dry {
+				p.failed = append(p.failed, ch)
+				p.fail("route "+w.dst.String(), verb, fmt.Errorf("the kernel's own route dev %s is in its place: %w", r.dev, unix.EEXIST))
+			}
+			return
+		}
+		break
+	}
+	dev := 0
+	if w.dev != "" {
+		var ok bool
+		if dev, ok = p.device(ch, w.dev); !ok {
+			return
+		}
+	}
+	r := &netlink.Route{
+		Dst: ipNet(w.dst), Gw: slice(w.via), LinkIndex: dev, Src: slice(w.src), Scope: w.scope, Type: w.kind,
+		Protocol: netlink.RouteProtocol(w.protocol), Priority: w.priority, Table: unix.RT_TABLE_MAIN,
+	}
+	if w.onlink {
+		r.Flags = unix.RTNH_F_ONLINK
+	}
+	p.do(ch, verb, func() error { return p.r.h.RouteReplace(r) })
+}
+
+// connect puts one of the kernel's own routes back.
+func (p *pass) connect(c Route, list []listedRoute) {
+	link := p.byName[c.Dev]
+	if link == nil {
+		return // told with the address
+	}
+	for _, r := range list {
+		if r.dev == c.Dev && !r.via.IsValid() && r.kind == unix.RTN_UNICAST {
+			return
+		}
+	}
+	r := &netlink.Route{
+		Dst: ipNet(c.Dst), LinkIndex: link.Attrs().Index, Src: slice(c.Src), Type: unix.RTN_UNICAST,
+		Protocol: unix.RTPROT_KERNEL, Table: unix.RT_TABLE_MAIN,
+	}
+	detail := "dev " + c.Dev + " proto kernel"
+	if c.Dst.Addr().Is4() {
+		r.Scope = netlink.SCOPE_LINK
+		detail += " scope link src " + c.Src.String()
+	} else {
+		r.Priority = 256
+		detail += " metric 256"
+	}
+	p.do(Change{Add, "route", c.Dst.String(), detail}, "add route", func() error { return p.r.h.RouteReplace(r) })
+}
+
+// delRoute deletes exactly the listed route.
+func (p *pass) delRoute(r netlink.Route) error {
+	if r.Type != unix.RTN_UNICAST {
+		r.LinkIndex = 0
+	}
+	r.Flags = 0
+	err := p.r.h.RouteDel(&r)
+	if errors.Is(err, unix.ESRCH) {
+		return nil // gone meanwhile
+	}
+	return err
+}
+
+func (p *pass) listRoutes(family int, have map[netip.Prefix][]listedRoute) bool {
+	list, err := dump(func() ([]netlink.Route, error) {
+		return p.r.h.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	})
+	// In a namespace that never had a route the main table does not exist.
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		p.fail("routes", "list", err)
+		return false
+	}
+	for _, r := range list {
+		k := p.kernelRoute(r)
+		have[k.dst] = append(have[k.dst], listedRoute{k, r})
+	}
+	return true
+}
+
+func contains(list []listedRoute, w kroute) bool {
+	for _, r := range list {
+		if r.kroute == w {
+			return true
+		}
+	}
+	return false
+}
+
+func routeChange(a Action, k kroute) Change {
+	return Change{a, "route", k.dst.String(), k.String()}
+}
