@@ -1,0 +1,73 @@
+// Package catalogue lists all backends: one line each, by hand. It is what
+// commands and the agent ask for a backend by flannel's type name.
+//
+// The trap: backends cannot ask it for each other, as it imports them all.
+package catalogue
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"labctl/backends"
+	"labctl/backends/vxlan"
+)
+
+// Info is what there is to know about a backend before it is made.
+type Info struct {
+	Type     string // flannel's Backend.Type
+	Summary  string // one line
+	Overhead int    // bytes of each packet of an IPv4 underlay that are not the containers'
+}
+
+// entry is one backend.
+type entry struct {
+	Info
+	make func(options json.RawMessage) (backends.Backend, error)
+}
+
+// entries is the list. To add a backend: write its folder, run
+// backendtest.Run in its test, and add its entry here, in the order of Type.
+func entries() []entry {
+	return []entry{
+		{
+			Info{vxlan.Type, "layer 2 frames in UDP, wrapped by the kernel; no user space on the data path", vxlan.Overhead},
+			func(o json.RawMessage) (backends.Backend, error) { return made(vxlan.New(o)) },
+		},
+	}
+}
+
+// made keeps a nil *T from becoming a Backend that is not nil.
+func made[B backends.Backend](b B, err error) (backends.Backend, error) {
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// All is all backends by Type.
+func All() []Info {
+	var all []Info
+	for _, e := range entries() {
+		all = append(all, e.Info)
+	}
+	slices.SortFunc(all, func(a, b Info) int { return strings.Compare(a.Type, b.Type) })
+	return all
+}
+
+// New makes the backend of a network config: typ is Network.BackendType,
+// options Network.Backend, nil for the defaults.
+func New(typ string, options json.RawMessage) (backends.Backend, error) {
+	var names []string
+	for _, e := range entries() {
+		if e.Type == strings.ToLower(typ) {
+			return e.make(options)
+		}
+		names = append(names, e.Type)
+	}
+	slices.Sort(names)
+	return nil, &backends.ConfigError{
+		Field: "Backend.Type", Text: fmt.Sprintf("%q is unknown", typ), Hint: "use one of " + strings.Join(names, ", "),
+	}
+}

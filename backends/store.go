@@ -1,0 +1,258 @@
+package backends
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	grpcbackoff "google.golang.org/grpc/backoff"
+)
+
+// DefaultPrefix is where flannel keeps its network when not told otherwise.
+const DefaultPrefix = "/coreos.com/network"
+
+// callTimeout bounds one call to the store. The client waits for a connection
+// before it sends (etcd's default), so a call to a dead store would otherwise
+// last as long as its context.
+const callTimeout = 3 * time.Second
+
+// Store is one flannel network in etcd. It is safe for concurrent use.
+type Store struct {
+	client *clientv3.Client
+	prefix string
+	owned  bool // Close closes client
+}
+
+// Dial returns the store at the endpoints (http://192.168.50.254:2379,
+// unix:///run/.../etcd.sock). It does not wait for a connection: that is made
+// and made again in the background, until Close.
+func Dial(endpoints []string) (*Store, error) {
+	if len(endpoints) == 0 {
+		return nil, errors.New("etcd: no endpoints; give at least one, like http://127.0.0.1:2379")
+	}
+	c, err := clientv3.New(clientv3.Config{
+		Endpoints: endpoints,
+		Logger:    zap.NewNop(), // its default writes to stderr
+		// A peer that vanished without a FIN (a link taken down) is noticed
+		// after 15 s. Servers refuse pings more often than every 5 s.
+		DialKeepAliveTime:    10 * time.Second,
+		DialKeepAliveTimeout: 5 * time.Second,
+		DialOptions: []grpc.DialOption{
+			grpc.WithConnectParams(grpc.ConnectParams{
+				// gRPC's base delay of 1 s would be a second of every start
+				// that is faster than etcd's own.
+				Backoff: grpcbackoff.Config{BaseDelay: 10 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
+				// A SYN lost to a link that was down is sent again by a new
+				// attempt, not by TCP's doubling timer.
+				MinConnectTimeout: 2 * time.Second,
+			}),
+			grpc.WithNoProxy(),
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("etcd %v: %w", endpoints, err)
+	}
+	return &Store{client: c, prefix: DefaultPrefix, owned: true}, nil
+}
+
+// NewStore is a Store on a client that stays the caller's to close, such as
+// the in-process one of an embedded server.
+func NewStore(c *clientv3.Client) *Store {
+	return &Store{client: c, prefix: DefaultPrefix}
+}
+
+// WithPrefix is the network under another prefix, on the same connection. The
+// connection is closed by closing the Store that it came from.
+func (s *Store) WithPrefix(prefix string) *Store {
+	return &Store{client: s.client, prefix: prefix}
+}
+
+// Close ends the connection and every call that is under way on it.
+func (s *Store) Close() error {
+	if !s.owned {
+		return nil
+	}
+	return s.client.Close()
+}
+
+func (s *Store) configKey() string  { return s.prefix + "/config" }
+func (s *Store) subnetsKey() string { return s.prefix + "/subnets/" }
+func (s *Store) subnetKey(subnet netip.Prefix) string {
+	return s.subnetsKey() + Key{Subnet: subnet}.String()
+}
+
+// WaitConfig returns the network config and its bytes as stored. While the key
+// is missing or etcd is away it waits; a config that is there but wrong is an
+// error at once (a *ConfigError).
+func (s *Store) WaitConfig(ctx context.Context) (Network, []byte, error) {
+	b := backoff{least: 10 * time.Millisecond, most: 250 * time.Millisecond}
+	for {
+		raw, err := s.config(ctx)
+		if err == nil && raw != nil {
+			n, err := ParseNetwork(raw)
+			if err != nil {
+				return Network{}, raw, fmt.Errorf("%s: %w", s.configKey(), err)
+			}
+			return n, raw, nil
+		}
+		if err == nil {
+			err = errors.New("not found; write the network config there")
+		}
+		if b.wait(ctx) != nil {
+			return Network{}, nil, fmt.Errorf("%s: %w", s.configKey(), errors.Join(err, context.Cause(ctx)))
+		}
+	}
+}
+
+// config is the config's bytes, nil when there is none.
+func (s *Store) config(ctx context.Context) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	resp, err := s.client.Get(ctx, s.configKey())
+	if err != nil || len(resp.Kvs) == 0 {
+		return nil, err
+	}
+	return resp.Kvs[0].Value, nil
+}
+
+// PutConfig stores a network config as it is, after checking that it parses:
+// agents that are running do not read it again.
+func (s *Store) PutConfig(ctx context.Context, raw []byte) error {
+	if _, err := ParseNetwork(raw); err != nil {
+		return err
+	}
+	if _, err := s.client.Put(ctx, s.configKey(), string(raw)); err != nil {
+		return fmt.Errorf("%s: %w", s.configKey(), err)
+	}
+	return nil
+}
+
+// PutConfigOnce is PutConfig unless there is a config already, which then
+// stays: a store that was restarted keeps what was changed in it.
+func (s *Store) PutConfigOnce(ctx context.Context, raw []byte) error {
+	if _, err := ParseNetwork(raw); err != nil {
+		return err
+	}
+	_, err := s.client.Txn(ctx).
+		If(clientv3.Compare(clientv3.Version(s.configKey()), "=", 0)).
+		Then(clientv3.OpPut(s.configKey(), string(raw))).
+		Commit()
+	if err != nil {
+		return fmt.Errorf("%s: %w", s.configKey(), err)
+	}
+	return nil
+}
+
+// Reserve pins subnet to the host with this public address: a key without
+// TTL. Reserving again for the same host does nothing; a subnet that another
+// host has is an error (a *TakenError).
+func (s *Store) Reserve(ctx context.Context, subnet netip.Prefix, publicIP netip.Addr) error {
+	value, err := Attrs{PublicIP: publicIP}.Encode()
+	if err != nil {
+		return fmt.Errorf("reserve %s: %w", subnet, err)
+	}
+	if subnet != subnet.Masked() || !subnet.Addr().Is4() {
+		return fmt.Errorf("reserve %s: not an IPv4 subnet; give its base address", subnet)
+	}
+	now, err := s.Leases(ctx)
+	if err != nil {
+		return fmt.Errorf("reserve %s: %w", subnet, err)
+	}
+	for _, l := range now.Leases {
+		if l.Subnet == subnet && l.PublicIP == publicIP && l.Reserved {
+			return nil
+		}
+		if l.Subnet.Overlaps(subnet) {
+			return fmt.Errorf("reserve: %w", &TakenError{Subnet: subnet, By: l})
+		}
+	}
+	key := s.subnetKey(subnet)
+	resp, err := s.client.Txn(ctx).
+		If(clientv3.Compare(clientv3.Version(key), "=", 0)).
+		Then(clientv3.OpPut(key, string(value))).
+		Else(clientv3.OpGet(key)).
+		Commit()
+	if err != nil {
+		return fmt.Errorf("reserve %s: %w", subnet, err)
+	}
+	if !resp.Succeeded {
+		e := entry{}
+		if kvs := resp.Responses[0].GetResponseRange().Kvs; len(kvs) > 0 {
+			e = decodeEntry(s.subnetsKey(), kvs[0], entry{})
+		}
+		return fmt.Errorf("reserve: %w", &TakenError{Subnet: subnet, By: e.lease})
+	}
+	return nil
+}
+
+// TakenError says who has a subnet.
+type TakenError struct {
+	Subnet netip.Prefix
+	By     Lease // zero when the owner could not be read
+}
+
+func (e *TakenError) Error() string {
+	if !e.By.Subnet.IsValid() {
+		return fmt.Sprintf("subnet %s: taken by a key that cannot be read", e.Subnet)
+	}
+	return fmt.Sprintf("subnet %s: %s has %s; choose another, or delete that lease", e.Subnet, e.By.PublicIP, e.By.Subnet)
+}
+
+// Leases is all leases now, by one range request.
+func (s *Store) Leases(ctx context.Context) (Snapshot, error) {
+	entries, head, err := s.list(ctx, nil)
+	if err != nil {
+		return Snapshot{}, err
+	}
+	return snapshotOf(entries, head.revision, head.cluster), nil
+}
+
+// head is where the store was when it answered.
+type head struct {
+	revision int64
+	cluster  uint64
+}
+
+// list reads all keys under subnets/. before is what was known, for values
+// that have become unreadable since.
+func (s *Store) list(ctx context.Context, before map[string]entry) (map[string]entry, head, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	resp, err := s.client.Get(ctx, s.subnetsKey(), clientv3.WithPrefix())
+	if err != nil {
+		return nil, head{}, fmt.Errorf("%s: %w", s.subnetsKey(), err)
+	}
+	entries := make(map[string]entry, len(resp.Kvs))
+	for _, kv := range resp.Kvs {
+		key := string(kv.Key)
+		entries[key] = decodeEntry(s.subnetsKey(), kv, before[key])
+	}
+	return entries, head{resp.Header.Revision, resp.Header.ClusterId}, nil
+}
+
+// get reads one subnet's key; nil when there is none.
+func (s *Store) get(ctx context.Context, subnet netip.Prefix) (*mvccpb.KeyValue, head, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	resp, err := s.client.Get(ctx, s.subnetKey(subnet))
+	if err != nil {
+		return nil, head{}, err
+	}
+	h := head{resp.Header.Revision, resp.Header.ClusterId}
+	if len(resp.Kvs) == 0 {
+		return nil, h, nil
+	}
+	return resp.Kvs[0], h, nil
+}
+
+func sortProblems(p []Problem) {
+	slices.SortFunc(p, func(a, b Problem) int { return cmp.Compare(a.Key, b.Key) })
+}
