@@ -1,0 +1,357 @@
+package agent
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"reflect"
+	"sync"
+	"time"
+
+	"labctl/backends"
+	"labctl/backends/catalogue"
+	"labctl/lab/internal/rpc"
+	"labctl/nodes"
+)
+
+// Protocol marks the routes that agents make (rtnetlink's rtm_protocol).
+const Protocol = 97
+
+// Config is what an agent is told.
+type Config struct {
+	Endpoints  []string // etcd's
+	Prefix     string   // of the network's keys; "" for flannel's default
+	Iface      string   // the underlay device
+	PublicIP   netip.Addr
+	SubnetFile string
+	IPMasq     bool
+	LeaseTTL   time.Duration
+	Log        *slog.Logger
+	Control    *os.File // the stream to the supervisor; nil outside a lab
+}
+
+// Agent is a running agent.
+type Agent struct {
+	Config
+	control    *rpc.Conn // nil outside a lab
+	store      *backends.Store
+	network    backends.Network
+	backend    backends.Backend
+	underlay   nodes.Underlay
+	reconciler *nodes.Reconciler
+
+	mu      sync.Mutex // guards all below
+	report  Report
+	sent    Report
+	sets    uint64                 // calls of reconciler.Set
+	pending map[uint64]leasesKnown // by the value of sets
+}
+
+// leasesKnown tells sets of leases apart.
+type leasesKnown struct {
+	count  int
+	digest string
+}
+
+// Run works until ctx ends. The kernel state and the lease stay: whoever
+// starts it again within the lease's TTL goes on where it stopped.
+func Run(ctx context.Context, c Config) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	a := &Agent{Config: c, pending: map[uint64]leasesKnown{}}
+	a.report.Phase = WaitingForStore
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+
+	var err error
+	if a.underlay, err = findUnderlay(c.Iface, c.PublicIP); err != nil {
+		return err
+	}
+	ns, err := nodes.CurrentNamespace("")
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	if a.store, err = backends.Dial(c.Endpoints); err != nil {
+		return err
+	}
+	defer a.store.Close()
+	if c.Prefix != "" {
+		a.store = a.store.WithPrefix(c.Prefix)
+	}
+	// The stream ends with the supervisor, and so does the agent.
+	var hold func(bool)
+	held := make(chan bool, 1)
+	if c.Control != nil {
+		if a.control, err = rpc.FromFile(c.Control); err != nil {
+			return err
+		}
+		a.send()
+		wg.Go(func() {
+			defer cancel()
+			for {
+				var o Order
+				if _, err := a.control.Receive(&o); err != nil {
+					return
+				}
+				a.mu.Lock()
+				if hold != nil {
+					hold(o.Hold)
+				} else {
+					select {
+					case <-held:
+					default:
+					}
+					held <- o.Hold
+				}
+				a.mu.Unlock()
+			}
+		})
+		defer context.AfterFunc(ctx, func() { a.control.Close() })()
+	}
+
+	var raw []byte
+	if a.network, raw, err = a.store.WaitConfig(ctx); err != nil {
+		return err
+	}
+	c.Log.Info("network config", "config", string(raw))
+	if err := a.network.Supported(); err != nil {
+		return err
+	}
+	if a.backend, err = catalogue.New(a.network.BackendType, a.network.Backend); err != nil {
+		return err
+	}
+	env, err := backends.ReadSubnetEnv(c.SubnetFile)
+	if err != nil {
+		return err
+	}
+	lease, err := a.acquire(ctx, env.Previous())
+	if err != nil {
+		return err
+	}
+	if a.reconciler, err = a.newReconciler(ns, lease.Lease()); err != nil {
+		return err
+	}
+	defer a.reconciler.Close()
+	a.mu.Lock()
+	hold = a.reconciler.Hold
+	select {
+	case on := <-held:
+		hold(on)
+	default:
+	}
+	a.mu.Unlock()
+	wg.Go(func() {
+		if err := a.reconciler.Run(ctx); err != nil && ctx.Err() == nil {
+			c.Log.Error("reconcile", "err", err)
+			cancel()
+		}
+	})
+	wg.Go(func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-a.reconciler.Changed():
+				a.update(func(*Report) {})
+			}
+		}
+	})
+	err = a.follow(ctx, lease)
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// acquire takes a subnet, writes it down and tells the supervisor.
+func (a *Agent) acquire(ctx context.Context, previous netip.Prefix) (*backends.Held, error) {
+	a.update(func(r *Report) { r.Phase = Acquiring })
+	attrs := backends.Attrs{PublicIP: a.underlay.Addr, BackendType: a.backend.Type()}
+	if attrs.BackendType == backends.DefaultBackendType {
+		attrs.BackendType = "" // flannel's udp omits it
+	}
+	h, err := a.store.Acquire(ctx, backends.Request{
+		Network: a.network, Attrs: attrs, Data: a.backend.Data, TTL: a.LeaseTTL, Previous: previous,
+	})
+	if err != nil {
+		return nil, err
+	}
+	l := h.Lease()
+	mtu := a.backend.MTU(a.underlay)
+	if err := backends.WriteSubnetEnv(a.SubnetFile, backends.NewSubnetEnv(a.network, l, mtu, a.IPMasq)); err != nil {
+		return nil, err
+	}
+	a.Log.Info("lease", "subnet", l.Subnet, "mtu", mtu, "reserved", l.Reserved)
+	var data struct{ VtepMAC string }
+	if len(l.BackendData) > 0 {
+		// Of backends without a VTEP it has no such field, or is no object.
+		_ = json.Unmarshal(l.BackendData, &data)
+	}
+	a.update(func(r *Report) {
+		r.Phase, r.Subnet, r.MTU, r.VTEPMAC, r.Error = Running, l.Subnet, mtu, data.VtepMAC, ""
+	})
+	return h, nil
+}
+
+// newReconciler owns the backend's devices: what an earlier agent left on
+// them and is no longer wanted is stale.
+func (a *Agent) newReconciler(ns *nodes.Namespace, l backends.Lease) (*nodes.Reconciler, error) {
+	st, _ := a.backend.Desired(l, nil, a.underlay)
+	o := nodes.Owner{Name: "labctl agent", Protocol: Protocol}
+	for _, link := range st.Links {
+		o.Exclusive = append(o.Exclusive, link.LinkName())
+	}
+	return nodes.NewReconciler(ns, o)
+}
+
+// follow keeps the lease and hands every set of leases to the reconciler.
+func (a *Agent) follow(ctx context.Context, h *backends.Held) error {
+	snapshots := a.store.Watch(ctx, a.LeaseTTL)
+	var snap backends.Snapshot
+	lost := a.keep(ctx, h)
+	for {
+		select {
+		case <-ctx.Done():
+			<-lost
+			return ctx.Err()
+		case s, ok := <-snapshots:
+			if !ok {
+				return ctx.Err()
+			}
+			snap = s
+		case err := <-lost:
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			a.Log.Warn("lease lost", "err", err)
+			if errors.Is(err, backends.ErrSamePublicIP) {
+				return err
+			}
+			a.update(func(r *Report) { r.Error = err.Error() })
+			if h, err = a.acquire(ctx, h.Lease().Subnet); err != nil {
+				return err
+			}
+			lost = a.keep(ctx, h)
+		}
+		if snap.Revision > 0 {
+			a.set(h.Lease(), snap)
+		}
+	}
+}
+
+// keep renews a lease; the channel tells its end.
+func (a *Agent) keep(ctx context.Context, h *backends.Held) <-chan error {
+	lost := make(chan error, 1)
+	go func() { lost <- h.Run(ctx) }()
+	return lost
+}
+
+// set gives the reconciler what the leases ask for.
+func (a *Agent) set(self backends.Lease, snap backends.Snapshot) {
+	peers, problems := snap.Peers(self, a.network)
+	st, more := a.backend.Desired(self, peers, a.underlay)
+	problems = append(problems, more...)
+	for _, p := range snap.Problems {
+		problems = append(problems, p)
+	}
+	if snap.Replaced {
+		problems = append(problems, errors.New("store: lost its memory; leases of before stay until they are registered again"))
+	}
+	st.Tables = append(st.Tables, backends.TrafficRules(a.network.Network, self.Subnet, a.IPMasq))
+	a.update(func(r *Report) {
+		r.Problems = nil
+		for _, p := range problems {
+			r.Problems = append(r.Problems, p.Error())
+		}
+		a.sets++
+		a.pending[a.sets] = known(self, peers)
+	})
+	for _, p := range problems {
+		a.Log.Warn("lease ignored", "err", p)
+	}
+	a.reconciler.Set(st)
+}
+
+// known is a fingerprint of self and peers, the same on every host.
+func known(self backends.Lease, peers []backends.Lease) leasesKnown {
+	var sum [sha256.Size]byte
+	for _, l := range append(peers[:len(peers):len(peers)], self) {
+		// Order must not matter: the host's own lease stands at another place
+		// on every host.
+		one := sha256.Sum256(fmt.Appendf(nil, "%s %s %s %s", l.Subnet, l.PublicIP, l.BackendType, l.BackendData))
+		for i := range sum {
+			sum[i] ^= one[i]
+		}
+	}
+	return leasesKnown{count: len(peers) + 1, digest: hex.EncodeToString(sum[:8])}
+}
+
+// update changes the report and sends it if that made a difference.
+func (a *Agent) update(f func(*Report)) {
+	a.mu.Lock()
+	f(&a.report)
+	a.mu.Unlock()
+	a.send()
+}
+
+func (a *Agent) send() {
+	if a.control == nil {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.reconciler != nil {
+		r := a.reconciler.Report()
+		a.report.Held, a.report.Drift, a.report.Healed, a.report.Foreign = r.Held, r.Drift, r.Healed, r.Foreign
+		a.report.Error = r.Err
+		if k, ok := a.pending[r.Generation]; ok {
+			a.report.Leases, a.report.Digest = k.count, k.digest
+			for g := range a.pending {
+				if g < r.Generation {
+					delete(a.pending, g)
+				}
+			}
+		}
+	}
+	if reflect.DeepEqual(a.report, a.sent) {
+		return
+	}
+	a.sent = a.report
+	_ = a.control.Send(a.report) // the supervisor's end is seen by Receive
+}
+
+// findUnderlay looks at the device that carries the tunnels. publicIP picks
+// among its addresses; without one it is the first global address.
+func findUnderlay(iface string, publicIP netip.Addr) (nodes.Underlay, error) {
+	dev, err := net.InterfaceByName(iface)
+	if err != nil {
+		return nodes.Underlay{}, fmt.Errorf("%s: %w", iface, err)
+	}
+	addrs, err := dev.Addrs()
+	if err != nil {
+		return nodes.Underlay{}, fmt.Errorf("%s: addresses: %w", iface, err)
+	}
+	for _, x := range addrs {
+		p, err := netip.ParsePrefix(x.String())
+		if err != nil {
+			continue
+		}
+		if publicIP.IsValid() && p.Addr() != publicIP || !publicIP.IsValid() && !(p.Addr().Is4() && p.Addr().IsGlobalUnicast()) {
+			continue
+		}
+		return nodes.Underlay{Dev: iface, Addr: p.Addr(), Prefix: p, MTU: dev.MTU}, nil
+	}
+	if publicIP.IsValid() {
+		return nodes.Underlay{}, fmt.Errorf("%s: has no address %s", iface, publicIP)
+	}
+	return nodes.Underlay{}, fmt.Errorf("%s: has no IPv4 address", iface)
+}

@@ -1,0 +1,48 @@
+package agent
+
+import (
+	"net/netip"
+
+	"labctl/nodes"
+)
+
+// ControlFD is the environment variable that names the descriptor of the
+// supervisor's end of the control stream: Reports go out, Orders come in.
+// Without it an agent runs on its own.
+const ControlFD = "LABCTL_CONTROL_FD"
+
+// Phase is how far an agent has come.
+type Phase string
+
+// The phases of an agent.
+const (
+	WaitingForStore Phase = "waiting for etcd"
+	Acquiring       Phase = "acquiring a subnet"
+	Running         Phase = "running" // has a lease and keeps the kernel in step
+)
+
+// Report is what an agent tells the supervisor whenever it changes.
+type Report struct {
+	Phase   Phase        `json:"phase"`
+	Subnet  netip.Prefix `json:"subnet,omitzero"`
+	MTU     int          `json:"mtu,omitempty"`
+	VTEPMAC string       `json:"vtepMAC,omitempty"`
+	// Leases is how many leases the kernel state stands for, this host's
+	// included, and Digest tells two such sets apart: when all agents of a lab
+	// report the same, the lab has converged.
+	Leases int    `json:"leases"`
+	Digest string `json:"digest,omitempty"`
+
+	Held     bool           `json:"held,omitempty"`
+	Drift    []nodes.Change `json:"drift,omitempty"`
+	Healed   []nodes.Healed `json:"healed,omitempty"`
+	Foreign  []nodes.Change `json:"foreign,omitempty"`
+	Problems []string       `json:"problems,omitempty"`
+	// Error is why the agent does not get on; it keeps trying.
+	Error string `json:"error,omitempty"`
+}
+
+// Order is what the supervisor tells an agent.
+type Order struct {
+	Hold bool `json:"hold"`
+}

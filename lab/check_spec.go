@@ -1,0 +1,173 @@
+package lab
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+)
+
+// CheckSpec is one assertion on the running lab. Exactly one of the kinds is
+// set. In to, url, run, match and not, ${...} stands for a value of the
+// running lab: see Placeholder.
+type CheckSpec struct {
+	// Name is the check's name in reports; left out, it is made from what the check does.
+	Name string `yaml:"name,omitempty"`
+	// Claim is the claim of the source material that the check shows, D2.
+	Claim string `yaml:"claim,omitempty"`
+	// Ping sends ICMP echo requests: all (every endpoint to every other), or from one endpoint to another or to an address.
+	Ping *PingCheck `yaml:"ping,omitempty"`
+	// Command runs a command inside an endpoint; its standard output must match.
+	Command *CommandCheck `yaml:"command,omitempty"`
+	// HTTP fetches a URL from inside an endpoint.
+	HTTP *HTTPCheck `yaml:"http,omitempty"`
+	// Count counts a device's table entries in a node.
+	Count *CountCheck `yaml:"count,omitempty"`
+	// MTU finds the path MTU between two endpoints.
+	MTU *MTUCheck `yaml:"mtu,omitempty"`
+	// Store reads keys of etcd: the lines "KEY VALUE" of all keys under prefix must match.
+	Store *StoreCheck `yaml:"store,omitempty"`
+}
+
+// PingCheck is `ping: all` or `ping: {from, to, ...}`.
+type PingCheck struct {
+	All bool `yaml:"-"`
+	// From is the endpoint that sends.
+	From string `yaml:"from,omitempty" jsonschema:"required"`
+	// To is an endpoint, an address or a placeholder.
+	To string `yaml:"to,omitempty" jsonschema:"required"`
+	// Size is the size of the IP packet's ICMP data in bytes, as ping -s; 56 when left out.
+	Size int `yaml:"size,omitempty" jsonschema:"minimum=0,maximum=65507"`
+	// DF forbids fragmentation, as ping -M do.
+	DF bool `yaml:"df,omitempty"`
+	// Expect is ok (an answer comes, the default) or fail (none does).
+	Expect Expect `yaml:"expect,omitempty" jsonschema:"enum=ok,enum=fail"`
+}
+
+// CommandCheck runs a command. It must end with status 0.
+type CommandCheck struct {
+	// In is the endpoint that the command runs in.
+	In string `yaml:"in,omitempty" jsonschema:"required"`
+	// Run is the command and its arguments, no shell.
+	Run []string `yaml:"run,omitempty" jsonschema:"required"`
+	// Match is a regular expression that standard output must match; ^ and $ match at line ends.
+	Match string `yaml:"match,omitempty"`
+	// Not is a regular expression that standard output must not match.
+	Not string `yaml:"not,omitempty"`
+}
+
+// HTTPCheck fetches a URL with GET.
+type HTTPCheck struct {
+	// From is the endpoint that fetches.
+	From string `yaml:"from,omitempty" jsonschema:"required"`
+	// URL is what is fetched, http://${node2.ip}:8080/.
+	URL string `yaml:"url,omitempty" jsonschema:"required"`
+	// Match is a regular expression that the answer's body must match; labctl's servers answer with the client's address.
+	Match string `yaml:"match,omitempty"`
+	// Expect is ok (the answer has status 200, the default) or fail (there is no answer).
+	Expect Expect `yaml:"expect,omitempty" jsonschema:"enum=ok,enum=fail"`
+}
+
+// CountCheck counts the entries of one device. A number left out is not checked.
+type CountCheck struct {
+	// In is the node.
+	In string `yaml:"in,omitempty" jsonschema:"required"`
+	// Dev is the device, flannel.1.
+	Dev string `yaml:"dev,omitempty" jsonschema:"required"`
+	// Routes is the number of routes through the device.
+	Routes *int `yaml:"routes,omitempty" jsonschema:"minimum=0"`
+	// Neighbours is the number of the device's neighbour (ARP) entries.
+	Neighbours *int `yaml:"neighbours,omitempty" jsonschema:"minimum=0"`
+	// FDB is the number of the device's forwarding database entries.
+	FDB *int `yaml:"fdb,omitempty" jsonschema:"minimum=0"`
+}
+
+// MTUCheck is the largest packet that passes whole between two endpoints.
+type MTUCheck struct {
+	// From is the endpoint that sends.
+	From string `yaml:"from,omitempty" jsonschema:"required"`
+	// To is the other endpoint.
+	To string `yaml:"to,omitempty" jsonschema:"required"`
+	// Is is the MTU that is expected, in bytes.
+	Is int `yaml:"is,omitempty" jsonschema:"required,minimum=68,maximum=65535"`
+}
+
+// StoreCheck reads etcd.
+type StoreCheck struct {
+	// Prefix is what the keys begin with, /coreos.com/network/subnets/.
+	Prefix string `yaml:"prefix,omitempty" jsonschema:"required"`
+	// Match is a regular expression that the lines "KEY VALUE" must match; ^ and $ match at line ends.
+	Match string `yaml:"match,omitempty"`
+	// Not is a regular expression that they must not match.
+	Not string `yaml:"not,omitempty"`
+	// Keys is the number of keys under the prefix.
+	Keys *int `yaml:"keys,omitempty" jsonschema:"minimum=0"`
+}
+
+// Expect is what a check's packets should come to; the zero value is ExpectOK.
+type Expect string
+
+// The outcomes that a file can ask for.
+const (
+	ExpectOK   Expect = "ok"
+	ExpectFail Expect = "fail"
+)
+
+// Kind names the check's kind, the key that it has in the file.
+func (c CheckSpec) Kind() string {
+	if kinds := c.kinds(); len(kinds) > 0 {
+		return kinds[0]
+	}
+	return ""
+}
+
+func (c CheckSpec) kinds() []string {
+	var kinds []string
+	for _, k := range []struct {
+		set  bool
+		name string
+	}{
+		{c.Ping != nil, "ping"}, {c.Command != nil, "command"}, {c.HTTP != nil, "http"},
+		{c.Count != nil, "count"}, {c.MTU != nil, "mtu"}, {c.Store != nil, "store"},
+	} {
+		if k.set {
+			kinds = append(kinds, k.name)
+		}
+	}
+	return kinds
+}
+
+// isAddress says whether to is an address rather than an endpoint.
+func isAddress(to string) bool {
+	_, err := netip.ParseAddr(to)
+	return err == nil
+}
+
+// Title names the check in reports: its name, or else what it does.
+func (c CheckSpec) Title() string {
+	switch {
+	case c.Name != "":
+		return c.Name
+	case c.Ping != nil && c.Ping.All:
+		return "ping all"
+	case c.Ping != nil:
+		return "ping " + c.Ping.From + " -> " + c.Ping.To + unlessOK(c.Ping.Expect)
+	case c.Command != nil:
+		return c.Command.In + ": " + strings.Join(strings.Fields(strings.Join(c.Command.Run, " ")), " ")
+	case c.HTTP != nil:
+		return c.HTTP.From + ": GET " + c.HTTP.URL + unlessOK(c.HTTP.Expect)
+	case c.Count != nil:
+		return c.Count.In + ": entries of " + c.Count.Dev
+	case c.MTU != nil:
+		return fmt.Sprintf("mtu %s -> %s is %d", c.MTU.From, c.MTU.To, c.MTU.Is)
+	case c.Store != nil:
+		return "store " + c.Store.Prefix
+	}
+	return "check"
+}
+
+func unlessOK(e Expect) string {
+	if e == ExpectFail {
+		return " fails"
+	}
+	return ""
+}

@@ -1,0 +1,305 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"labctl/lab/internal/rpc"
+)
+
+// Client speaks with the supervisor of a running lab. Each call opens a
+// connection of its own; calls may run at once.
+type Client struct {
+	Dir Dir
+}
+
+// ErrNotRunning says that there is no such lab.
+var ErrNotRunning = errors.New("not running")
+
+// Open finds the running lab called name. With an empty name it is the only
+// one that runs.
+func Open(name string) (*Client, error) {
+	if name == "" {
+		names, err := Names()
+		if err != nil {
+			return nil, err
+		}
+		switch len(names) {
+		case 0:
+			return nil, &Failure{Kind: Failed, Err: fmt.Errorf("lab: none is running"), Cure: "start one: labctl up flannel-vxlan"}
+		case 1:
+			name = names[0]
+		default:
+			return nil, &Failure{Kind: Usage, Err: fmt.Errorf("lab: %d are running: %s", len(names), strings.Join(names, ", ")),
+				Cure: "name one with -l"}
+		}
+	}
+	d, err := DirOf(name)
+	if err != nil {
+		return nil, err
+	}
+	rec, err := ReadRecord(d)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &Failure{Kind: Failed, Err: fmt.Errorf("%s: %w", name, ErrNotRunning), Cure: "labctl ls shows the labs that run" + otherUsersHint()}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !rec.Alive() {
+		return nil, &Failure{Kind: Failed, Err: fmt.Errorf("%s: broken: its processes are gone", name),
+			Cure: fmt.Sprintf("labctl down %s removes what is left, labctl up makes it anew; its log is %s", name, d.Log("supervisor"))}
+	}
+	return &Client{Dir: d}, nil
+}
+
+// otherUsersHint tells a user other than root that root's labs are separate.
+func otherUsersHint() string {
+	if os.Geteuid() == 0 {
+		return ""
+	}
+	if _, err := os.Stat("/run/labctl"); err != nil {
+		return ""
+	}
+	return "; root's labs are root's: sudo labctl ls"
+}
+
+// call sends a request with its files and returns the connection. ctx ends it.
+func (c *Client) call(ctx context.Context, r Request, files ...*os.File) (*rpc.Conn, func(), error) {
+	conn, err := rpc.Dial(c.Dir.Socket())
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: supervisor: %w", c.Dir.Name(), err)
+	}
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	closing := func() { stop(); conn.Close() }
+	if err := conn.Send(r, files...); err != nil {
+		closing()
+		return nil, nil, fmt.Errorf("%s: supervisor: %w", c.Dir.Name(), err)
+	}
+	return conn, closing, nil
+}
+
+func (c *Client) receive(ctx context.Context, conn *rpc.Conn) (Response, []*os.File, error) {
+	var r Response
+	files, err := conn.Receive(&r)
+	if err != nil {
+		if ctx.Err() != nil {
+			return r, nil, ctx.Err()
+		}
+		if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, net.ErrClosed) {
+			err = errSupervisorGone
+		}
+		return r, nil, fmt.Errorf("%s: %w", c.Dir.Name(), err)
+	}
+	if r.Error != "" {
+		return r, nil, &Failure{Kind: r.Kind, Err: errors.New(r.Error), Cure: r.Cure}
+	}
+	return r, files, nil
+}
+
+var errSupervisorGone = errors.New("supervisor: gone in the middle of the answer")
+
+// Status asks how the lab is.
+func (c *Client) Status(ctx context.Context) (*Status, error) {
+	conn, done, err := c.call(ctx, Request{Status: &struct{}{}})
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	r, _, err := c.receive(ctx, conn)
+	return r.Status, err
+}
+
+// Plan asks what the lab was built from.
+func (c *Client) Plan(ctx context.Context) (*Plan, error) {
+	conn, done, err := c.call(ctx, Request{Plan: &struct{}{}})
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	r, _, err := c.receive(ctx, conn)
+	return r.Plan, err
+}
+
+// Watch calls f with each event, those of the build first, until f returns
+// false, ctx ends or the lab is gone.
+func (c *Client) Watch(ctx context.Context, f func(Event) bool) error {
+	conn, done, err := c.call(ctx, Request{Watch: &struct{}{}})
+	if err != nil {
+		return err
+	}
+	defer done()
+	for {
+		r, _, err := c.receive(ctx, conn)
+		if err != nil {
+			return err
+		}
+		if r.Event != nil && !f(*r.Event) {
+			return nil
+		}
+	}
+}
+
+// Fault holds or releases nodes.
+func (c *Client) Fault(ctx context.Context, f FaultRequest) error {
+	conn, done, err := c.call(ctx, Request{Fault: &f})
+	if err != nil {
+		return err
+	}
+	defer done()
+	_, _, err = c.receive(ctx, conn)
+	return err
+}
+
+// Socket opens a socket in an endpoint's namespace (socket(2)'s arguments).
+// The caller closes it.
+func (c *Client) Socket(ctx context.Context, endpoint string, domain, typ, proto int) (*os.File, error) {
+	conn, done, err := c.call(ctx, Request{Socket: &SocketRequest{Endpoint: endpoint, Domain: domain, Type: typ, Protocol: proto}})
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	_, files, err := c.receive(ctx, conn)
+	if err != nil {
+		return nil, err
+	}
+	if len(files) != 1 {
+		return nil, fmt.Errorf("%s: socket: %d files in the answer", endpoint, len(files))
+	}
+	return files[0], nil
+}
+
+// Exec starts a process in an endpoint and waits for its end. files are its
+// standard input, output and error, or with TTY its terminal. Signals that
+// arrive on signals are passed on.
+func (c *Client) Exec(ctx context.Context, e ExecRequest, signals <-chan os.Signal, files ...*os.File) (*Exit, error) {
+	conn, done, err := c.call(ctx, Request{Exec: &e}, files...)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	if signals != nil {
+		stop := make(chan struct{})
+		defer close(stop)
+		go func() {
+			for {
+				select {
+				case s := <-signals:
+					if n, ok := s.(syscall.Signal); ok {
+						// An error means that the process has ended: Exit is on its way.
+						_ = conn.Send(Signal{Signal: int(n)})
+					}
+				case <-stop:
+					return
+				}
+			}
+		}()
+	}
+	for {
+		r, _, err := c.receive(ctx, conn)
+		if err != nil {
+			return nil, err
+		}
+		if r.Exit != nil {
+			return r.Exit, nil
+		}
+	}
+}
+
+// Output runs argv in an endpoint and returns what it printed on its standard
+// output and error. It is for probes: small outputs, no input.
+func (c *Client) Output(ctx context.Context, endpoint string, argv ...string) (stdout, stderr []byte, exit *Exit, err error) {
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	defer null.Close()
+	type result struct {
+		b   []byte
+		err error
+	}
+	var pipes [2]*os.File
+	var results [2]chan result
+	for i := range pipes {
+		r, w, err := os.Pipe()
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		defer w.Close()
+		pipes[i] = w
+		results[i] = make(chan result, 1)
+		go func() {
+			defer r.Close()
+			b, err := io.ReadAll(r)
+			results[i] <- result{b, err}
+		}()
+	}
+	dir, err := os.Getwd()
+	if err != nil {
+		dir = "/"
+	}
+	exit, err = c.Exec(ctx, ExecRequest{Endpoint: endpoint, Argv: argv, Env: os.Environ(), Dir: dir}, nil, null, pipes[0], pipes[1])
+	for _, w := range pipes {
+		w.Close()
+	}
+	out, errs := <-results[0], <-results[1]
+	return out.b, errs.b, exit, errors.Join(err, out.err, errs.err)
+}
+
+// dialTimeout bounds the short questions that ls asks each lab.
+const dialTimeout = time.Second
+
+// StateOf is the state of the lab in d, Broken when nobody answers.
+func StateOf(ctx context.Context, d Dir) (State, *Status) {
+	rec, err := ReadRecord(d)
+	if err != nil || !rec.Alive() {
+		return Broken, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	st, err := (&Client{Dir: d}).Status(ctx)
+	if err != nil {
+		return Broken, nil
+	}
+	return st.State, st
+}
+
+// Address is the address of an endpoint, or the address that text is.
+func (c *Client) Address(ctx context.Context, text string) (netip.Addr, error) {
+	if a, err := netip.ParseAddr(text); err == nil {
+		return a, nil
+	}
+	p, err := c.Plan(ctx)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	if a, ok := p.Address(text); ok {
+		return a, nil
+	}
+	st, err := c.Status(ctx)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	for _, n := range st.Nodes {
+		for _, ct := range n.Containers {
+			if n.Name+"."+ct.Name != text {
+				continue
+			}
+			a, err := netip.ParseAddr(ct.IP)
+			if err != nil {
+				return a, fmt.Errorf("%s: has no address yet", text)
+			}
+			return a, nil
+		}
+	}
+	return netip.Addr{}, &Failure{Kind: Usage, Err: fmt.Errorf("%s: no such endpoint in lab %s, and no address", text, c.Dir.Name()),
+		Cure: "there are " + strings.Join(p.Endpoints(), ", ")}
+}

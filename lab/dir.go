@@ -1,0 +1,187 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxSocketPath is what fits in sockaddr_un's sun_path with its final zero.
+const maxSocketPath = 107
+
+// Base is the directory that holds the run directories of the caller's labs:
+// /run/labctl for root, $XDG_RUNTIME_DIR/labctl or /tmp/labctl-UID for others.
+// It need not exist.
+func Base() (string, error) {
+	if os.Geteuid() == 0 {
+		return "/run/labctl", nil
+	}
+	if d := os.Getenv("XDG_RUNTIME_DIR"); d != "" {
+		if owned(d) == nil {
+			return filepath.Join(d, "labctl"), nil
+		}
+	}
+	d := "/tmp/labctl-" + strconv.Itoa(os.Geteuid())
+	if err := owned(d); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		// /tmp is everybody's: somebody else may have been there first.
+		return "", &Failure{Kind: Unable, Err: err, Cure: "remove it, or set XDG_RUNTIME_DIR to a directory of yours"}
+	}
+	return d, nil
+}
+
+// owned checks that d is a directory (not a link to one) that nobody but the
+// caller can write to.
+func owned(d string) error {
+	fi, err := os.Lstat(d)
+	if err != nil {
+		return err
+	}
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	if !fi.IsDir() || !ok || int(st.Uid) != os.Geteuid() || fi.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("%s: not a private directory of user %d", d, os.Geteuid())
+	}
+	return nil
+}
+
+// Dir is the run directory of one lab. It holds all that labctl keeps on disk
+// for it; `down` removes it whole.
+type Dir string
+
+// DirOf is the run directory of the lab called name. It need not exist.
+func DirOf(name string) (Dir, error) {
+	base, err := Base()
+	if err != nil {
+		return "", err
+	}
+	d := Dir(filepath.Join(base, name))
+	if n := len(d.Socket()); n > maxSocketPath {
+		return "", &Failure{Kind: Usage, Err: fmt.Errorf("%s: a socket's path of %d bytes, at most %d", d.Socket(), n, maxSocketPath),
+			Cure: "choose a shorter name, or a shorter XDG_RUNTIME_DIR"}
+	}
+	return d, nil
+}
+
+// Names are the labs of the caller that have a run directory, sorted.
+func Names() ([]string, error) {
+	base, err := Base()
+	if err != nil {
+		return nil, err
+	}
+	entries, err := os.ReadDir(base)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		if e.IsDir() {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
+}
+
+func (d Dir) path(elem ...string) string {
+	return filepath.Join(append([]string{string(d)}, elem...)...)
+}
+
+// Name is the lab's name.
+func (d Dir) Name() string { return filepath.Base(string(d)) }
+
+// Record is the file that says which processes and names are the lab's.
+func (d Dir) Record() string { return d.path("record.json") }
+
+// Socket is the supervisor's unix socket.
+func (d Dir) Socket() string { return d.path("socket") }
+
+// Plan is the plan that the lab was built from.
+func (d Dir) Plan() string { return d.path("plan.json") }
+
+// Spec is the lab file as it was given.
+func (d Dir) Spec() string { return d.path("lab.yaml") }
+
+// Logs is the directory of the processes' logs.
+func (d Dir) Logs() string { return d.path("logs") }
+
+// Log is the log of one process: supervisor, etcd or a node.
+func (d Dir) Log(process string) string { return d.path("logs", process+".log") }
+
+// Etcd is the store's data directory.
+func (d Dir) Etcd() string { return d.path("etcd") }
+
+// EtcdSocket is the store's unix socket, for the supervisor.
+func (d Dir) EtcdSocket() string { return d.path("etcd.sock") }
+
+// Node is the directory that is /run/flannel to a node.
+func (d Dir) Node(node string) string { return d.path("nodes", node) }
+
+// SubnetEnv is the file that a node's agent writes for the container runtime.
+func (d Dir) SubnetEnv(node string) string { return d.path("nodes", node, "subnet.env") }
+
+// lock is held by the command that builds or removes the lab.
+func (d Dir) lock() string { return d.path("lock") }
+
+// errLocked says that another command is building or removing the lab.
+var errLocked = errors.New("locked")
+
+// Lock makes the run directory when it is not there and takes its lock without
+// waiting. The lock ends with the process at the latest. An error is errLocked
+// when another command has it.
+func (d Dir) Lock() (*os.File, error) {
+	for {
+		if err := os.MkdirAll(string(d), 0o700); err != nil {
+			return nil, err
+		}
+		f, err := d.tryLock()
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // removed by a `down` in between
+		}
+		return f, err
+	}
+}
+
+// LockExisting is Lock for a directory that must not be made: fs.ErrNotExist
+// when it is not there.
+func (d Dir) LockExisting() (*os.File, error) { return d.tryLock() }
+
+func (d Dir) tryLock() (*os.File, error) {
+	f, err := os.OpenFile(d.lock(), os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, errLocked
+		}
+		return nil, fmt.Errorf("%s: lock: %w", d.lock(), err)
+	}
+	// Whoever held it before may have removed the directory with the file.
+	var held, named unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &held); err != nil {
+		f.Close()
+		return nil, err
+	}
+	if err := unix.Stat(d.lock(), &named); err != nil || named.Ino != held.Ino || named.Dev != held.Dev {
+		f.Close()
+		return nil, fmt.Errorf("%s: %w", d.lock(), fs.ErrNotExist)
+	}
+	return f, nil
+}
+
+// writeFile replaces a file in one step, so that a reader never sees half.
+func writeFile(path string, data []byte, mode fs.FileMode) error {
+	tmp := path + ".tmp"
+	if err := os.WriteFile(tmp, data, mode); err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
+}

@@ -1,0 +1,114 @@
+package doctor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+
+	"golang.org/x/sys/unix"
+	"labctl/nodes"
+)
+
+// Probe is the probing process: it tries what labs do and writes its findings
+// to w. It must be run in namespaces of its own (lab.NamespaceAttr).
+func Probe(ctx context.Context, w io.Writer) error {
+	if os.Getpid() != 1 {
+		return errors.New("probe: not PID 1 of a PID namespace; it is for labctl doctor to start")
+	}
+	var found []Finding
+	try := func(f Finding, do func() (string, error)) bool {
+		detail, err := do()
+		f.OK, f.Detail = err == nil, detail
+		if err != nil {
+			f.Detail = err.Error()
+		} else {
+			f.Cure = ""
+		}
+		found = append(found, f)
+		return f.OK
+	}
+	module := func(name string) string { return "the kernel needs " + name + ": modprobe " + name + " (as root)" }
+
+	var all []*nodes.Namespace
+	ok := try(Finding{Name: "network namespaces", Required: true, For: "every lab",
+		Cure: "a security module forbids it in user namespaces (Ubuntu: sysctl kernel.apparmor_restrict_unprivileged_userns=0), or sysctl user.max_net_namespaces is reached"},
+		func() (detail string, err error) {
+			all, err = nodes.NewNamespaces([]string{"a", "b"})
+			return "", err
+		})
+	if ok {
+		a, b := all[0], all[1]
+		apply := func(st nodes.State) error {
+			r, err := nodes.NewReconciler(a, nodes.Owner{Name: "doctor", Protocol: 96})
+			if err != nil {
+				return err
+			}
+			defer r.Close()
+			r.Set(st)
+			_, err = r.Apply(ctx)
+			return err
+		}
+		try(Finding{Name: "veth", Required: true, For: "every lab", Cure: module("veth")}, func() (string, error) {
+			return "", apply(nodes.State{Links: []nodes.Link{nodes.Veth{LinkAttrs: nodes.LinkAttrs{Name: "eth0"}, PeerNamespace: b, PeerName: "eth0"}},
+				Addrs: []nodes.Addr{{Dev: "eth0", Prefix: netip.MustParsePrefix("192.0.2.1/24")}}})
+		})
+		try(Finding{Name: "bridge", Required: true, For: "every lab", Cure: module("bridge")}, func() (string, error) {
+			return "", apply(nodes.State{Links: []nodes.Link{nodes.Bridge{LinkAttrs: nodes.LinkAttrs{Name: "br0"}}}})
+		})
+		try(Finding{Name: "vxlan", For: "labs with flannel's vxlan backend", Cure: module("vxlan")}, func() (string, error) {
+			return "", apply(nodes.State{Links: []nodes.Link{nodes.VXLAN{LinkAttrs: nodes.LinkAttrs{Name: "flannel.1", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}},
+				VNI: 1, Port: 8472, Local: netip.MustParseAddr("192.0.2.1"), Dev: "eth0"}}})
+		})
+		try(Finding{Name: "nftables", Required: true, For: "masquerade and published ports", Cure: module("nf_tables, nft_masq, nft_chain_nat")}, func() (string, error) {
+			return "", apply(nodes.State{Tables: []nodes.Table{{Name: "labctl-probe", Chains: []nodes.Chain{{Name: "postrouting", Hook: nodes.PostroutingNAT,
+				Rules: []nodes.Rule{{Src: netip.MustParsePrefix("192.0.2.0/24"), Verdict: nodes.Masquerade}}}}}}})
+		})
+		try(Finding{Name: "sysctl", Required: true, For: "every lab", Cure: "mount /proc/sys writable"}, func() (string, error) {
+			return "", apply(nodes.State{Sysctls: []nodes.Sysctl{{Key: "net/ipv4/ip_forward", Value: "1"}}})
+		})
+		try(Finding{Name: "/dev/net/tun", For: "labs with flannel's udp backend", Cure: tunCure()}, func() (string, error) {
+			return "", a.Do(openTUN)
+		})
+		try(Finding{Name: "raw sockets", Required: true, For: "ping and capture", Cure: "CAP_NET_RAW was taken away"}, func() (string, error) {
+			return "", a.Do(func() error {
+				fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMP)
+				if err != nil {
+					return err
+				}
+				return unix.Close(fd)
+			})
+		})
+	}
+	return json.NewEncoder(w).Encode(found)
+}
+
+// openTUN opens a TUN device of the calling thread's namespace; closing it
+// removes it.
+func openTUN() error {
+	f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	ifr, err := unix.NewIfreq("flannel0")
+	if err != nil {
+		return err
+	}
+	ifr.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI)
+	if err := unix.IoctlIfreq(int(f.Fd()), unix.TUNSETIFF, ifr); err != nil {
+		return fmt.Errorf("create a TUN device: %w", err)
+	}
+	return nil
+}
+
+func tunCure() string {
+	if _, err := os.Stat("/dev/net/tun"); err != nil {
+		return "modprobe tun (as root)"
+	}
+	return "chmod 666 /dev/net/tun (as root; it is 0666 on stock systems, and opening it gives no power over the machine's own network)"
+}

@@ -1,0 +1,115 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+)
+
+// Removed tells what Down found.
+type Removed struct {
+	Found bool // there was something to remove
+	// Ended are processes that sat in a namespace of the lab without being the
+	// lab's (ip netns exec), as "1234 tcpdump in node1".
+	Ended []string
+}
+
+// Down removes the lab called name, whatever state it is in. A lab that is
+// not there is no error. It wins over an `up` that is under way.
+func Down(ctx context.Context, name string) (*Removed, error) {
+	d, err := DirOf(name)
+	if err != nil {
+		return nil, err
+	}
+	r := &Removed{}
+	for {
+		if _, err := os.Lstat(string(d)); errors.Is(err, fs.ErrNotExist) {
+			return r, nil
+		}
+		// Killing needs no lock: the command that has it sees its lab die.
+		if rec, err := ReadRecord(d); err == nil && rec.Alive() {
+			r.Found = true
+			ended, err := rec.endVisitors()
+			r.Ended = append(r.Ended, ended...)
+			if err != nil {
+				return r, err
+			}
+			if err := rec.Kill(killTimeout); err != nil {
+				return r, err
+			}
+		}
+		lock, err := d.LockExisting()
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			continue // removed by the other command in the meantime
+		case errors.Is(err, errLocked):
+			if err := pause(ctx); err != nil {
+				return r, fmt.Errorf("%s: another labctl is building or removing it: %w", name, err)
+			}
+			continue
+		case err != nil:
+			return r, err
+		}
+		r.Found = true
+		err = remove(d)
+		if err == nil {
+			err = removeDir(d)
+		}
+		lock.Close()
+		return r, err
+	}
+}
+
+// remove takes away all of a lab but its run directory and the lock in it. The
+// caller holds the lock.
+func remove(d Dir) error {
+	rec, err := ReadRecord(d)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		// Nothing was made: the record comes first.
+	case err != nil:
+		return &Failure{Kind: Failed, Err: err, Cure: fmt.Sprintf("the record is damaged; when no labctl process is left, remove %s by hand", d)}
+	default:
+		if _, err := rec.endVisitors(); err != nil {
+			return err
+		}
+		if err := rec.Kill(killTimeout); err != nil {
+			return err
+		}
+		if err := rec.removeLinks(); err != nil {
+			return err
+		}
+	}
+	entries, err := os.ReadDir(string(d))
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		if p := d.path(e.Name()); p != d.lock() {
+			errs = append(errs, os.RemoveAll(p))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// removeDir takes the run directory and, when it was the last, the base.
+func removeDir(d Dir) error {
+	if err := os.RemoveAll(string(d)); err != nil {
+		return err
+	}
+	base, err := Base()
+	if err != nil {
+		return err
+	}
+	// Other labs keep it; that is no error.
+	_ = os.Remove(base)
+	return nil
+}
+
+// graceForVisitors is how long a process that sits in a lab's namespace has
+// between SIGTERM and SIGKILL.
+const graceForVisitors = 500 * time.Millisecond

@@ -1,0 +1,36 @@
+package lab
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// Descriptors that the supervisor holds: for each namespace itself, the
+// netlink sockets of its reconciler, and its monitor's; and for itself.
+const (
+	filesPerNamespace = 6
+	filesOfItsOwn     = 64
+	filesOfEtcd       = 200 // etcd refuses to start with 150 or fewer
+)
+
+// CheckLimits says whether this machine's limits are enough for the plan,
+// before anything is made.
+func CheckLimits(p *Plan) error {
+	var r unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &r); err != nil {
+		return fmt.Errorf("open files: limit: %w", err)
+	}
+	need := FilesNeeded(p)
+	if r.Max < need { // the Go runtime raises the soft limit to the hard one
+		return &Failure{Kind: Unable, Err: fmt.Errorf("%s: needs %d open files, the limit is %d", p.Name, need, r.Max),
+			Cure: fmt.Sprintf("ulimit -Hn %d (as root), or a smaller lab", need)}
+	}
+	return nil
+}
+
+// FilesNeeded is how many files the lab's busiest process will have open.
+func FilesNeeded(p *Plan) uint64 {
+	namespaces := len(p.Endpoints())
+	return max(uint64(namespaces*filesPerNamespace+filesOfItsOwn), filesOfEtcd)
+}

@@ -1,0 +1,152 @@
+package lab
+
+import (
+	"encoding/json"
+	"net/netip"
+	"time"
+)
+
+// Plan is a lab with every address, name, MAC and MTU decided, before
+// anything is made: a pure function of the Spec and of what Machine says.
+// `labctl up --dry-run` prints it. Everything that touches the kernel takes a
+// Plan (or a part of one) and never sees YAML.
+type Plan struct {
+	SchemaVersion int    `json:"schemaVersion"`
+	Name          string `json:"name"`
+	About         string `json:"about,omitempty"`
+	// Backend is flannel's Backend.Type in lower case, "" for a lab without one.
+	Backend string `json:"backend,omitempty"`
+	// Network is flannel's network config exactly as it goes into etcd.
+	Network json.RawMessage `json:"network,omitempty"`
+	// Pool is the containers' network (Network.Network); invalid without one.
+	Pool     netip.Prefix  `json:"pool,omitzero"`
+	LeaseTTL time.Duration `json:"leaseTTL,omitzero"`
+
+	Segments []SegmentPlan `json:"segments"`
+	Routers  []RouterPlan  `json:"routers,omitempty"`
+	Internet *InternetPlan `json:"internet,omitempty"`
+	Etcd     *EtcdPlan     `json:"etcd,omitempty"` // nil for a lab without a store
+	Nodes    []NodePlan    `json:"nodes"`
+
+	Neighbours NeighbourPlan `json:"neighbours"`
+}
+
+// NICPlan is one end of a veth pair that joins an endpoint to a segment: the
+// device Name in the endpoint, and a port of the segment's bridge named Port.
+type NICPlan struct {
+	Name    string       `json:"name"` // eth0
+	Segment string       `json:"segment"`
+	Port    string       `json:"port"` // the endpoint's name, unless it is on the segment twice
+	Addr    netip.Prefix `json:"addr"` // 192.168.50.1/24
+	MAC     string       `json:"mac"`
+	MTU     int          `json:"mtu"`
+	Offload bool         `json:"offload"`
+}
+
+// SegmentPlan is one layer 2 network: a namespace with a bridge br0.
+type SegmentPlan struct {
+	Name    string       `json:"name"`
+	Netns   string       `json:"netns"`
+	Subnet  netip.Prefix `json:"subnet"`
+	MTU     int          `json:"mtu"`
+	Offload bool         `json:"offload"`
+}
+
+// RoutePlan is a static route that the plan gives an endpoint.
+type RoutePlan struct {
+	Dst netip.Prefix `json:"dst"`
+	Via netip.Addr   `json:"via"`
+	Dev string       `json:"dev"`
+}
+
+// RouterPlan is an IP router that joins segments.
+type RouterPlan struct {
+	Name   string      `json:"name"`
+	Netns  string      `json:"netns"`
+	NICs   []NICPlan   `json:"nics"`
+	Routes []RoutePlan `json:"routes,omitempty"`
+}
+
+// InternetPlan is the outside world: one namespace whose server answers HTTP
+// on port 80 of Addr with the client's address as it saw it. It is joined to
+// Router by a veth pair (eth0 here, "internet" there) and has routes to the
+// segments only, none to container networks: without NAT nothing comes back.
+type InternetPlan struct {
+	Netns      string       `json:"netns"`
+	Subnet     netip.Prefix `json:"subnet"`
+	Addr       netip.Prefix `json:"addr"`
+	Router     string       `json:"router"`
+	RouterAddr netip.Prefix `json:"routerAddr"`
+	Routes     []RoutePlan  `json:"routes"`
+}
+
+// EtcdPlan is the store's host.
+type EtcdPlan struct {
+	Netns     string      `json:"netns"`
+	NIC       NICPlan     `json:"nic"`
+	Routes    []RoutePlan `json:"routes,omitempty"`
+	Endpoints []string    `json:"endpoints"` // http://192.168.50.254:2379
+	// Reservations are subnets pinned to a node: flannel's lease keys without
+	// a TTL, written before the first agent starts.
+	Reservations []ReservationPlan `json:"reservations,omitempty"`
+}
+
+// ReservationPlan pins Subnet to the node whose public address is PublicIP.
+type ReservationPlan struct {
+	Subnet   netip.Prefix `json:"subnet"`
+	PublicIP netip.Addr   `json:"publicIP"`
+}
+
+// NodePlan is one host.
+type NodePlan struct {
+	Name   string      `json:"name"`
+	Netns  string      `json:"netns"`
+	NIC    NICPlan     `json:"nic"`
+	Routes []RoutePlan `json:"routes,omitempty"`
+	// Bridge joins the node's containers: cni0, or docker0.
+	Bridge string `json:"bridge"`
+	// MTU is the containers' MTU: the underlay's less the backend's overhead.
+	MTU int `json:"mtu"`
+	// Subnet is fixed when the lab file says so; else the lease decides.
+	Subnet netip.Prefix `json:"subnet,omitzero"`
+	// Agent is true when labctl's agent runs here (every node of a lab with a network).
+	Agent bool `json:"agent"`
+	// Masquerade is true in a lab without agent: containers reach the outside
+	// through the node's address (with an agent it is the agent's work).
+	Masquerade bool            `json:"masquerade,omitempty"`
+	Containers []ContainerPlan `json:"containers"`
+}
+
+// ContainerPlan is one container: a namespace joined to its node's bridge by a
+// veth pair (eth0 here, Port there).
+type ContainerPlan struct {
+	Name  string `json:"name"`
+	Netns string `json:"netns"`
+	Port  string `json:"port"` // veth1, veth2 ... in file order
+	// Addr is fixed when the lab file says so; else the container takes the
+	// next free address of the node's subnet after the bridge's, in file order.
+	Addr    netip.Addr    `json:"addr,omitzero"`
+	Serve   []uint16      `json:"serve,omitempty"`   // TCP ports that answer HTTP with the client's address
+	Publish []PublishPlan `json:"publish,omitempty"` // ports of the node that lead to the container
+}
+
+// PublishPlan is docker's -p HOST:CONTAINER, TCP.
+type PublishPlan struct {
+	HostPort      uint16 `json:"hostPort"`
+	ContainerPort uint16 `json:"containerPort"`
+}
+
+// NeighbourPlan is how many neighbour entries the lab can come to need on the
+// underlay, counted over all namespaces as the kernel counts them against
+// gc_thresh3. Above half of it they are set beforehand as extern_learn, which
+// the kernel does not count.
+type NeighbourPlan struct {
+	Expected int  `json:"expected"`
+	Limit    int  `json:"limit"` // the machine's net.ipv4.neigh.default.gc_thresh3
+	Static   bool `json:"static"`
+}
+
+// Machine is what the plan depends on beside the lab file.
+type Machine struct {
+	GCThresh3 int // net.ipv4.neigh.default.gc_thresh3
+}

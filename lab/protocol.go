@@ -1,0 +1,70 @@
+package lab
+
+// Request is what a command sends first on a connection to the supervisor;
+// exactly one field is set.
+type Request struct {
+	Status *struct{}      `json:"status,omitempty"` // answered by one Response with Status
+	Watch  *struct{}      `json:"watch,omitempty"`  // answered by Responses with Event, without end
+	Plan   *struct{}      `json:"plan,omitempty"`   // answered by one Response with Plan
+	Exec   *ExecRequest   `json:"exec,omitempty"`
+	Socket *SocketRequest `json:"socket,omitempty"`
+	Fault  *FaultRequest  `json:"fault,omitempty"` // answered by one empty Response
+}
+
+// ExecRequest starts a process in an endpoint. Its files are standard input,
+// output and error, or with TTY the terminal alone. The answers are a Response
+// with Started and one with Exit; in between the command may send Signals.
+// When the connection ends early the process is hung up, then killed.
+type ExecRequest struct {
+	Endpoint string   `json:"endpoint"`
+	Argv     []string `json:"argv"`
+	Env      []string `json:"env"`
+	Dir      string   `json:"dir"`
+	TTY      bool     `json:"tty,omitempty"`
+}
+
+// Signal is sent by a command to the process it started.
+type Signal struct {
+	Signal int `json:"signal"`
+}
+
+// SocketRequest asks for a socket that belongs to an endpoint's namespace, as
+// socket(2) makes it. The Response carries it.
+type SocketRequest struct {
+	Endpoint string `json:"endpoint"`
+	Domain   int    `json:"domain"`
+	Type     int    `json:"type"`
+	Protocol int    `json:"protocol"`
+}
+
+// FaultRequest holds or releases nodes.
+type FaultRequest struct {
+	Hold    bool     `json:"hold,omitempty"`
+	Release bool     `json:"release,omitempty"`
+	Nodes   []string `json:"nodes"` // empty: all
+}
+
+// Response is what the supervisor answers.
+type Response struct {
+	Status  *Status     `json:"status,omitempty"`
+	Event   *Event      `json:"event,omitempty"`
+	Plan    *Plan       `json:"plan,omitempty"`
+	Started *Started    `json:"started,omitempty"`
+	Exit    *Exit       `json:"exit,omitempty"`
+	Error   string      `json:"error,omitempty"`
+	Kind    FailureKind `json:"kind,omitempty"`
+	Cure    string      `json:"cure,omitempty"`
+}
+
+// Started tells the process's id as the caller's /proc shows it.
+type Started struct {
+	Pid int `json:"pid"`
+}
+
+// Exit is how a process ended.
+type Exit struct {
+	Code   int `json:"code"`             // 126 and 127 as the shell has them when it could not be started
+	Signal int `json:"signal,omitempty"` // the signal that ended it, else 0
+	// Error says why it could not be started.
+	Error string `json:"error,omitempty"`
+}

@@ -1,0 +1,157 @@
+package lab
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Spec is a lab file as its author wrote it: a plain value, nothing looked up
+// or filled in beyond the short forms (nodes: 3, containers: 2). Parse makes
+// one from YAML with a position for every mistake; NewPlan decides what the
+// file leaves open. Lists that are mappings in the file keep the file's order,
+// because addresses are given out in it.
+//
+// The comments on the fields are the descriptions of the lab file's JSON
+// schema (labs/lab.schema.json).
+type Spec struct {
+	// Name is the lab's name: lower case letters, digits and dashes, at most 31. Left out, it is the file's name without .yaml.
+	Name string `yaml:"name,omitempty" jsonschema:"pattern=^[a-z][a-z0-9-]{0\\,30}$"`
+	// About says in a sentence what the lab shows; labctl labs prints it.
+	About string `yaml:"about,omitempty"`
+	// Network is flannel's network config, which goes into etcd as it is. A lab without it has neither etcd nor agents: each node then needs a subnet.
+	Network json.RawMessage `yaml:"network,omitempty"`
+	// Segments are the underlay: each is one layer 2 network, a switch. Nodes get the addresses .1, .2 and so on in the order of the file; etcd gets the last usable address, a router the one before it.
+	Segments Segments `yaml:"segments,omitempty"`
+	// Routers join segments; a router is the default route of its segments' nodes.
+	Routers Routers `yaml:"routers,omitempty"`
+	// Internet is an outside world with one HTTP server, which knows the way to the segments but not to containers: it shows what NAT is for.
+	Internet *InternetSpec `yaml:"internet,omitempty"`
+	// Etcd says where the store stands.
+	Etcd EtcdSpec `yaml:"etcd,omitempty"`
+	// LeaseTTL is how long the lease of a dead agent lives on, 30s when left out. flannel's own is 24h.
+	LeaseTTL time.Duration `yaml:"leaseTTL,omitempty"`
+	// Nodes are the hosts. A number n is short for node1 to node<n> on the only segment, with one container each.
+	Nodes Nodes `yaml:"nodes,omitempty"`
+	// Checks are what labctl test asserts on the running lab, beside convergence.
+	Checks []CheckSpec `yaml:"checks,omitempty"`
+}
+
+// Segments are the lab's segments by name, in file order.
+type Segments []SegmentSpec
+
+// Routers are the lab's routers by name, in file order.
+type Routers []RouterSpec
+
+// Nodes are the lab's nodes by name, in file order.
+type Nodes []NodeSpec
+
+// Containers are a node's containers, in file order.
+type Containers []ContainerSpec
+
+// SegmentSpec is one layer 2 network of the underlay.
+type SegmentSpec struct {
+	Name string `yaml:"-"`
+	// Subnet is the segment's IPv4 network, 192.168.50.0/24.
+	Subnet netip.Prefix `yaml:"subnet,omitempty" jsonschema:"required"`
+	// MTU of the segment's links, 1500 when left out.
+	MTU int `yaml:"mtu,omitempty" jsonschema:"minimum=68,maximum=65535"`
+	// Offload off turns checksum and segmentation offload off on the segment's links, so that a capture shows packets as a wire would carry them. On when left out.
+	Offload Switch `yaml:"offload,omitempty"`
+}
+
+// RouterSpec is an IP router.
+type RouterSpec struct {
+	Name string `yaml:"-"`
+	// Segments are the segments that the router joins.
+	Segments []string `yaml:"segments,omitempty" jsonschema:"required"`
+}
+
+// InternetSpec is the outside world.
+type InternetSpec struct {
+	// Subnet is the network between the outside server and the router that leads to it; the server has the first address.
+	Subnet netip.Prefix `yaml:"subnet,omitempty" jsonschema:"required"`
+	// Router is the router that leads outside: the first one when left out; in a lab without routers one named gw, joined to all segments, is added.
+	Router string `yaml:"router,omitempty"`
+}
+
+// EtcdSpec is the store's place.
+type EtcdSpec struct {
+	// Segment is where etcd's host is connected, the first segment when left out.
+	Segment string `yaml:"segment,omitempty"`
+}
+
+// NodeSpec is one host.
+type NodeSpec struct {
+	Name string `yaml:"-"`
+	// Segment is where the node is connected; it may be left out when there is just one.
+	Segment string `yaml:"segment,omitempty"`
+	// Address pins the node's address on its segment; left out, it is the next free one.
+	Address netip.Addr `yaml:"address,omitempty"`
+	// Subnet pins the containers' subnet. In a lab with a network it is reserved for the node, left out the agent picks one; in a lab without it is required, and nodes may share it.
+	Subnet netip.Prefix `yaml:"subnet,omitempty"`
+	// Bridge is the name of the containers' bridge: cni0 in a lab with a network, docker0 in one without.
+	Bridge string `yaml:"bridge,omitempty"`
+	// Containers is a number (c1, c2 and so on), or a list of names and objects. One container when left out.
+	Containers Containers `yaml:"containers,omitempty"`
+	// Wiring is how containers are joined to the node; only bridge is built yet.
+	Wiring string `yaml:"wiring,omitempty" jsonschema:"enum=bridge"`
+}
+
+// ContainerSpec is one container.
+type ContainerSpec struct {
+	// Name of the container, which its node must not have twice.
+	Name string `yaml:"name,omitempty" jsonschema:"required"`
+	// Address pins the container's address, in a node whose subnet is pinned. Left out, it is the next free one.
+	Address netip.Addr `yaml:"address,omitempty"`
+	// Serve are TCP ports that answer HTTP with the address of the client as the container sees it.
+	Serve []int `yaml:"serve,omitempty"`
+	// Publish are ports of the node that lead to ports of the container, HOST:CONTAINER as docker's -p.
+	Publish []PublishSpec `yaml:"publish,omitempty"`
+}
+
+// PublishSpec is docker's -p HOST:CONTAINER, TCP.
+type PublishSpec struct{ HostPort, ContainerPort uint16 }
+
+// UnmarshalText reads HOST:CONTAINER.
+func (p *PublishSpec) UnmarshalText(text []byte) error {
+	host, container, ok := strings.Cut(string(text), ":")
+	if ok {
+		h, errHost := strconv.ParseUint(host, 10, 16)
+		c, errContainer := strconv.ParseUint(container, 10, 16)
+		if errHost == nil && errContainer == nil && h > 0 && c > 0 {
+			p.HostPort, p.ContainerPort = uint16(h), uint16(c)
+			return nil
+		}
+	}
+	return fmt.Errorf(`%q is not HOST:CONTAINER with ports from 1 to 65535; write it as "8080:80"`, text)
+}
+
+// String writes HOST:CONTAINER.
+func (p PublishSpec) String() string { return fmt.Sprintf("%d:%d", p.HostPort, p.ContainerPort) }
+
+// Switch is on, off, or left out.
+type Switch int
+
+// The positions of a Switch.
+const (
+	Unset Switch = iota
+	On
+	Off
+)
+
+// UnmarshalText reads on, off, true and false.
+func (s *Switch) UnmarshalText(text []byte) error {
+	switch string(text) {
+	case "on", "true":
+		*s = On
+	case "off", "false":
+		*s = Off
+	default:
+		return fmt.Errorf("%q is neither on nor off; write on or off", text)
+	}
+	return nil
+}

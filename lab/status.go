@@ -1,0 +1,91 @@
+package lab
+
+import "labctl/nodes"
+
+// State is how a lab or a node is.
+type State string
+
+// The states of a lab; a node has the first four.
+const (
+	Starting State = "starting" // not all is there yet
+	Ready    State = "ready"    // all is as planned
+	Degraded State = "degraded" // something is missing; Reasons tell what
+	Held     State = "held"     // `fault hold`: nothing is healed
+	Broken   State = "broken"   // the lab's processes are gone: `down`, then `up`
+)
+
+// Status is what `labctl status -o json` prints. Fields are only ever added.
+type Status struct {
+	SchemaVersion int             `json:"schemaVersion"`
+	Name          string          `json:"name"`
+	State         State           `json:"state"`
+	Reasons       []string        `json:"reasons"`
+	Backend       string          `json:"backend,omitempty"`
+	Network       string          `json:"network,omitempty"`
+	Timings       Timings         `json:"timings"`
+	Etcd          *EtcdStatus     `json:"etcd,omitempty"`
+	Nodes         []NodeStatus    `json:"nodes"`
+	Processes     []ProcessStatus `json:"processes"`
+	// StaticNeighbours is true when underlay neighbours were set beforehand so
+	// that the lab does not fill the machine's neighbour table.
+	StaticNeighbours bool `json:"staticNeighbours"`
+	Rootless         bool `json:"rootless"`
+}
+
+// Timings are milliseconds since the command was started.
+type Timings struct {
+	UpMs        int64 `json:"upMs"`        // everything was made
+	ConvergedMs int64 `json:"convergedMs"` // every node knew every other
+	FirstPingMs int64 `json:"firstPingMs"` // a packet had crossed
+}
+
+// EtcdStatus is the store.
+type EtcdStatus struct {
+	Netns     string   `json:"netns"`
+	Endpoints []string `json:"endpoints"`
+	State     State    `json:"state"`
+}
+
+// NodeStatus is one host.
+type NodeStatus struct {
+	Name       string            `json:"name"`
+	Netns      string            `json:"netns"`
+	State      State             `json:"state"`
+	Reasons    []string          `json:"reasons"`
+	PublicIP   string            `json:"publicIP"`
+	Subnets    []string          `json:"subnets"`
+	MTU        int               `json:"mtu"`
+	Peers      int               `json:"peers"`
+	VTEPMAC    string            `json:"vtepMAC,omitempty"`
+	AgentPid   int               `json:"agentPid,omitempty"`
+	SubnetFile string            `json:"subnetFile,omitempty"`
+	Drift      []Drift           `json:"drift"`
+	Healed     []Drift           `json:"healed"`  // in the last 10 s
+	Foreign    []Drift           `json:"foreign"` // found, not labctl's, left alone
+	Problems   []string          `json:"problems"`
+	Containers []ContainerStatus `json:"containers"`
+}
+
+// ContainerStatus is one container.
+type ContainerStatus struct {
+	Name  string `json:"name"`
+	Netns string `json:"netns"`
+	IP    string `json:"ip,omitempty"`
+}
+
+// Drift is a difference between what should be in an endpoint's kernel state
+// and what is.
+type Drift struct {
+	Endpoint string `json:"endpoint"`
+	nodes.Change
+	Text string `json:"text"`
+}
+
+// ProcessStatus is one process of the lab.
+type ProcessStatus struct {
+	Name     string `json:"name"`
+	Pid      int    `json:"pid,omitempty"` // as the caller's /proc shows it; 0 while it does not run
+	State    string `json:"state"`         // running, waiting (to be restarted), stopped
+	Restarts int    `json:"restarts"`
+	LastExit string `json:"lastExit,omitempty"`
+}

@@ -1,0 +1,85 @@
+package supervisor
+
+import (
+	"errors"
+	"io"
+	"os"
+	"strings"
+
+	"labctl/lab/agent"
+	"labctl/lab/internal/rpc"
+)
+
+// agentProcess is a node's agent with what it said last.
+type agentProcess struct {
+	process
+
+	// Guarded by Supervisor.mu.
+	report agent.Report
+	conn   *rpc.Conn // nil while it does not run
+}
+
+// newAgent describes labctl's own agent on h. It is started by keep.
+func (s *Supervisor) newAgent(h *host) *agentProcess {
+	a := &agentProcess{}
+	a.process = process{
+		name: h.name, ns: h.ns, log: s.dir.Log(h.name), s: s, state: waiting,
+		argv: []string{"labctl", "agent",
+			"--etcd-endpoints", strings.Join(s.plan.Etcd.Endpoints, ","),
+			"--iface", h.plan.NIC.Name,
+			"--public-ip", h.plan.NIC.Addr.Addr().String(),
+			"--subnet-file", s.dir.SubnetEnv(h.name),
+			"--ip-masq",
+			"--lease-ttl", s.plan.LeaseTTL.String(),
+		},
+		env: append(os.Environ(), agent.ControlFD+"=3"),
+	}
+	a.started = func(c *rpc.Conn) {
+		s.mu.Lock()
+		a.conn = c
+		held := h.held
+		s.mu.Unlock()
+		if held {
+			_ = c.Send(agent.Order{Hold: true}) // a dead process is seen by message
+		}
+		s.poke()
+	}
+	a.ended = func() {
+		s.mu.Lock()
+		a.conn = nil
+		s.mu.Unlock()
+		s.poke()
+	}
+	a.message = func(c *rpc.Conn) error {
+		for {
+			var r agent.Report
+			if _, err := c.Receive(&r); err != nil {
+				if errors.Is(err, io.EOF) {
+					return nil
+				}
+				return err
+			}
+			s.reported(h, r)
+		}
+	}
+	return a
+}
+
+// reported takes an agent's report: a new subnet is wired at once.
+func (s *Supervisor) reported(h *host, r agent.Report) {
+	s.mu.Lock()
+	h.agent.report = r
+	rewire := r.Subnet.IsValid() && (!h.wired || h.gateway.Masked() != r.Subnet.Masked() || h.mtu != r.MTU)
+	s.mu.Unlock()
+	if rewire {
+		err := s.wire(h)
+		s.mu.Lock()
+		h.wireErr = ""
+		if err != nil {
+			h.wireErr = err.Error()
+			s.log.Error("wire", "node", h.name, "err", err)
+		}
+		s.mu.Unlock()
+	}
+	s.poke()
+}

@@ -1,0 +1,318 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sync/errgroup"
+	"labctl/lab"
+	"labctl/nodes"
+)
+
+// netnsDir is where ip(8) looks for named namespaces.
+const netnsDir = "/run/netns"
+
+// build makes everything of the plan and starts the processes. It returns when
+// all is made; follow then waits until the agents have done their part.
+func (s *Supervisor) build(ctx context.Context) error {
+	if err := s.step("namespaces", s.makeNamespaces); err != nil {
+		return err
+	}
+	if err := s.step("hosts and links", func() error { return s.makeLinks(ctx) }); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.built = true
+	s.timings.UpMs = s.sinceStart()
+	s.mu.Unlock()
+	for _, e := range s.endpoints {
+		s.wg.Go(func() {
+			if err := e.reconciler.Run(ctx); err != nil && ctx.Err() == nil {
+				s.log.Error("reconcile", "endpoint", e.name, "err", err)
+			}
+		})
+		s.wg.Go(func() {
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case <-e.reconciler.Changed():
+					s.poke()
+				}
+			}
+		})
+	}
+	return nil
+}
+
+// endpointNames are the names of all namespaces of the plan.
+func endpointNames(p *lab.Plan) []string {
+	var names []string
+	if p.Etcd != nil {
+		names = append(names, etcdName)
+	}
+	for _, x := range p.Segments {
+		names = append(names, x.Name)
+	}
+	for _, x := range p.Routers {
+		names = append(names, x.Name)
+	}
+	if p.Internet != nil {
+		names = append(names, internetName)
+	}
+	for _, n := range p.Nodes {
+		names = append(names, n.Name)
+		for _, c := range n.Containers {
+			names = append(names, n.Name+"."+c.Name)
+		}
+	}
+	return names
+}
+
+// internetName is the endpoint of the outside world.
+const internetName = "internet"
+
+// makeNamespaces creates all namespaces, puts them on record, and only then
+// gives them names outside.
+func (s *Supervisor) makeNamespaces() error {
+	names := endpointNames(s.plan)
+	all, err := nodes.NewNamespaces(names)
+	if err != nil {
+		return err
+	}
+	b, err := os.ReadFile(s.dir.Record())
+	if err != nil {
+		return err
+	}
+	rec, err := lab.ParseRecord(b)
+	if err != nil {
+		return err
+	}
+	self, err := readlinkAt(s.hostProc, "self")
+	if err != nil {
+		return err
+	}
+	if rec.Supervisor, err = strconv.Atoi(self); err != nil {
+		return fmt.Errorf("/proc/self: %w", err)
+	}
+	rec.Links = map[string]string{}
+	rec.Namespaces = map[uint64]lab.NamespaceRecord{}
+	for i, ns := range all {
+		inode, err := ns.Inode()
+		if err != nil {
+			return err
+		}
+		cookie, err := lab.Cookie(ns)
+		if err != nil {
+			return fmt.Errorf("%s: cookie: %w", names[i], err)
+		}
+		rec.Namespaces[inode] = lab.NamespaceRecord{Name: names[i], Cookie: cookie}
+		if !rec.Rootless {
+			rec.Links[filepath.Join(netnsDir, s.plan.Name+"."+names[i])] = fmt.Sprintf("/proc/%d/fd/%d", rec.Supervisor, ns.File().Fd())
+		}
+	}
+	if err := checkFree(rec.Links); err != nil {
+		return err
+	}
+	if err := rec.Write(s.dir); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.record = *rec
+	for i, ns := range all {
+		r, err := nodes.NewReconciler(ns, nodes.Owner{Name: "labctl", Protocol: protocol})
+		if err != nil {
+			return err
+		}
+		s.endpoints[names[i]] = &endpoint{name: names[i], ns: ns, reconciler: r}
+	}
+	if len(rec.Links) == 0 {
+		return nil
+	}
+	if err := os.MkdirAll(netnsDir, 0o755); err != nil {
+		return err
+	}
+	for path, target := range rec.Links {
+		if err := os.Symlink(target, path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkFree makes sure that no name is taken before the record claims it.
+func checkFree(links map[string]string) error {
+	for path := range links {
+		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+			return &lab.Failure{Kind: lab.Failed, Err: fmt.Errorf("%s: exists already and is not this lab's", path),
+				Cure: fmt.Sprintf("choose another name with --name, or remove it: ip netns del %s", filepath.Base(path))}
+		}
+	}
+	return nil
+}
+
+// apply gives an endpoint its state and waits until the kernel has it.
+func (e *endpoint) apply(ctx context.Context, st nodes.State) error {
+	if err := nodes.Check(st); err != nil {
+		return fmt.Errorf("%s: %w", e.name, err)
+	}
+	e.reconciler.Set(st)
+	_, err := e.reconciler.Apply(ctx)
+	return err
+}
+
+// makeLinks wires the underlay and the hosts. The store goes first: its start
+// takes the longest, and it runs beside the rest.
+func (s *Supervisor) makeLinks(ctx context.Context) error {
+	if p := s.plan.Etcd; p != nil {
+		st, err := s.etcdState(p)
+		if err != nil {
+			return err
+		}
+		if err := s.endpoints[etcdName].apply(ctx, st); err != nil {
+			return err
+		}
+		if s.etcd, err = s.newEtcd(); err != nil {
+			return err
+		}
+		s.wg.Go(func() { s.etcd.keep(ctx) })
+	}
+	if p := s.plan.Internet; p != nil {
+		if err := s.endpoints[internetName].apply(ctx, s.internetState(p)); err != nil {
+			return err
+		}
+		if err := s.listen(ctx, s.endpoints[internetName], 80); err != nil {
+			return err
+		}
+	}
+	for _, p := range s.plan.Routers {
+		st, err := s.routerState(p)
+		if err != nil {
+			return err
+		}
+		if err := s.endpoints[p.Name].apply(ctx, st); err != nil {
+			return err
+		}
+	}
+	for _, p := range s.plan.Nodes {
+		h := &host{endpoint: s.endpoints[p.Name], plan: p, mtu: p.MTU}
+		for _, c := range p.Containers {
+			h.containers = append(h.containers, &container{endpoint: s.endpoints[p.Name+"."+c.Name], plan: c})
+		}
+		s.mu.Lock()
+		s.hosts = append(s.hosts, h)
+		s.mu.Unlock()
+	}
+	var g errgroup.Group
+	g.SetLimit(4)
+	for _, h := range s.hosts {
+		g.Go(func() error { return s.makeHost(ctx, h) })
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	for _, p := range s.plan.Segments {
+		g.Go(func() error { return s.endpoints[p.Name].apply(ctx, s.segmentState(p)) })
+	}
+	return g.Wait()
+}
+
+// makeHost makes one node with its containers and starts its agent.
+func (s *Supervisor) makeHost(ctx context.Context, h *host) error {
+	if err := os.MkdirAll(s.dir.Node(h.name), 0o700); err != nil {
+		return err
+	}
+	if !h.plan.Agent {
+		s.mu.Lock()
+		err := h.assign(h.plan.Subnet, h.plan.MTU)
+		s.mu.Unlock()
+		if err != nil {
+			return err
+		}
+	}
+	st, err := s.hostState(h)
+	if err != nil {
+		return fmt.Errorf("%s: %w", h.name, err)
+	}
+	if err := h.apply(ctx, st); err != nil {
+		return err
+	}
+	if h.plan.Agent {
+		a := s.newAgent(h)
+		s.mu.Lock()
+		h.agent = a
+		s.mu.Unlock()
+		s.wg.Go(func() { a.keep(ctx) })
+	}
+	for _, c := range h.containers {
+		if err := c.apply(ctx, c.state(h)); err != nil {
+			return err
+		}
+		for _, port := range c.plan.Serve {
+			if err := s.listen(ctx, c.endpoint, port); err != nil {
+				return err
+			}
+		}
+	}
+	if !h.plan.Agent {
+		s.mu.Lock()
+		h.wired = true
+		s.mu.Unlock()
+	}
+	return nil
+}
+
+// wire gives a node's bridge and containers the addresses of the subnet that
+// its agent wrote down, as a container runtime would.
+func (s *Supervisor) wire(h *host) error {
+	subnet, mtu, err := s.readSubnet(h)
+	if err != nil {
+		return err
+	}
+	ctx := context.Background()
+	s.mu.Lock()
+	h.wired = false
+	err = h.assign(subnet, mtu)
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	st, err := s.hostState(h)
+	if err != nil {
+		return err
+	}
+	if err := h.apply(ctx, st); err != nil {
+		return err
+	}
+	for _, c := range h.containers {
+		if err := c.apply(ctx, c.state(h)); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	h.wired = true
+	s.mu.Unlock()
+	return nil
+}
+
+// listen opens a port in an endpoint and answers HTTP on it with the client's
+// address as it was seen. It is open on every address, those to come included.
+func (s *Supervisor) listen(ctx context.Context, e *endpoint, port uint16) error {
+	return e.ns.Do(func() error {
+		var lc net.ListenConfig
+		lc.SetMultipathTCP(false)
+		l, err := lc.Listen(ctx, "tcp4", ":"+strconv.Itoa(int(port)))
+		if err != nil {
+			return fmt.Errorf("%s: %w", e.name, err)
+		}
+		go s.web.Serve(l)
+		return nil
+	})
+}

@@ -1,0 +1,158 @@
+package supervisor
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"labctl/lab"
+	"labctl/lab/agent"
+)
+
+// convergeTimeout bounds the build: a lab that takes longer has a fault that
+// its status names.
+const convergeTimeout = 60 * time.Second
+
+// follow keeps the lab's state up to date until ctx ends.
+func (s *Supervisor) follow(ctx context.Context) {
+	timeout := time.NewTimer(convergeTimeout)
+	defer timeout.Stop()
+	for {
+		s.evaluate(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.changed:
+		case <-timeout.C:
+			s.giveUp()
+		}
+	}
+}
+
+// giveUp tells those who wait for the build what is missing. The lab stays as
+// it is, for a look with `labctl status`, unless the command that waits takes
+// it down.
+func (s *Supervisor) giveUp() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.verified {
+		return
+	}
+	msg := fmt.Sprintf("%s: not converged after %v", s.plan.Name, convergeTimeout)
+	for _, r := range s.reasons() {
+		msg += "; " + r
+	}
+	s.emitLocked(lab.Event{Error: msg, Kind: lab.TimedOut})
+}
+
+// evaluate derives the lab's state from what it depends on.
+func (s *Supervisor) evaluate(ctx context.Context) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	reasons := s.reasons()
+	if len(reasons) == 0 && s.timings.ConvergedMs == 0 {
+		s.timings.ConvergedMs = s.sinceStart()
+		s.emitLocked(lab.Event{Step: "converged"})
+	}
+	if !s.verified {
+		if len(reasons) == 0 && !s.verifying {
+			s.verifying = true
+			s.wg.Go(func() { s.verify(ctx) })
+		}
+		return
+	}
+	state := lab.Ready
+	for _, h := range s.hosts {
+		if h.held {
+			state = lab.Held
+		}
+	}
+	if len(reasons) > 0 && state != lab.Held {
+		state = lab.Degraded
+	}
+	if state != s.state {
+		s.state = state
+		s.emitLocked(lab.Event{State: state})
+	}
+}
+
+// reasons are why the lab is not what it should be. The caller holds mu.
+func (s *Supervisor) reasons() []string {
+	var why []string
+	add := func(format string, a ...any) { why = append(why, fmt.Sprintf(format, a...)) }
+	if s.etcd != nil && !s.etcdReady {
+		add("etcd: %s", processReason(s.etcd))
+	}
+	digest, leases, agents := "", 0, 0
+	for _, h := range s.hosts {
+		for _, r := range s.hostReasons(h) {
+			add("%s: %s", h.name, r)
+		}
+		if h.agent != nil {
+			agents++
+			digest, leases = h.agent.report.Digest, h.agent.report.Leases
+		}
+	}
+	if agents > 0 && len(why) == 0 {
+		// Leases of real machines may be in the store as well.
+		for _, h := range s.hosts {
+			if h.agent.report.Digest != digest {
+				add("%s: knows other leases than its peers", h.name)
+			}
+		}
+		if leases < agents {
+			add("store: %d leases for %d nodes", leases, agents)
+		}
+	}
+	for name, e := range s.endpoints {
+		if r := e.reconciler.Report(); r.Err != "" {
+			add("%s: %s", name, r.Err)
+		} else if len(r.Drift) > 0 {
+			add("%s: %d differences from what it should be", name, len(r.Drift))
+		}
+	}
+	return why
+}
+
+// hostReasons are why a node is not ready. The caller holds mu.
+func (s *Supervisor) hostReasons(h *host) []string {
+	var why []string
+	if h.agent != nil {
+		r := h.agent.report
+		switch {
+		case h.agent.conn == nil:
+			why = append(why, "agent: "+processReason(&h.agent.process))
+		case r.Phase != agent.Running:
+			p := string(r.Phase)
+			if p == "" {
+				p = "starting"
+			}
+			if r.Error != "" {
+				p += ": " + r.Error
+			}
+			why = append(why, "agent: "+p)
+		case r.Error != "":
+			why = append(why, "agent: "+r.Error)
+		}
+		if len(r.Drift) > 0 && h.agent.conn != nil {
+			why = append(why, fmt.Sprintf("%d differences from what the backend wants", len(r.Drift)))
+		}
+	}
+	if h.wireErr != "" {
+		why = append(why, "containers: "+h.wireErr)
+	} else if !h.wired {
+		why = append(why, "containers: no subnet yet")
+	}
+	return why
+}
+
+func processReason(p *process) string {
+	st := p.status()
+	switch {
+	case st.State == running:
+		return "starting"
+	case st.LastExit != "":
+		return "not running: " + st.LastExit
+	}
+	return "not running"
+}

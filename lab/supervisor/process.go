@@ -1,0 +1,207 @@
+package supervisor
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"labctl/lab"
+	"labctl/lab/internal/rpc"
+	"labctl/nodes"
+)
+
+// A process that dies is started again after a pause that doubles up to
+// maxBackoff, and begins anew once it has lived for steady. The longest pause
+// is well below a lease's TTL: a killed agent keeps its subnet.
+const (
+	minBackoff = 100 * time.Millisecond
+	maxBackoff = 2 * time.Second
+	steady     = 10 * time.Second
+)
+
+// process is a program that the lab keeps running in an endpoint.
+type process struct {
+	name string
+	ns   *nodes.Namespace
+	argv []string
+	env  []string
+	log  string
+	s    *Supervisor
+	// message is called with each line of the control stream, undecoded, from
+	// the process's own goroutine.
+	message func(c *rpc.Conn) error
+	// started and ended are called around each life of the process.
+	started func(c *rpc.Conn)
+	ended   func()
+
+	mu       sync.Mutex
+	pid      int // as commands see it
+	state    string
+	restarts int
+	lastExit string
+	held     bool
+	release  chan struct{} // closed when held ends
+}
+
+// The states of a process in lab.ProcessStatus.
+const (
+	running = "running"
+	waiting = "waiting"
+	stopped = "stopped"
+)
+
+// keep starts the process and starts it again whenever it ends, until ctx does.
+func (p *process) keep(ctx context.Context) {
+	backoff := minBackoff
+	for {
+		from := time.Now()
+		err := p.live(ctx)
+		if ctx.Err() != nil {
+			p.set(func() { p.state, p.pid = stopped, 0 })
+			return
+		}
+		if time.Since(from) > steady {
+			backoff = minBackoff
+		}
+		p.set(func() { p.state, p.pid, p.lastExit = waiting, 0, err.Error() })
+		p.s.emit(lab.Event{Process: p.name, Message: fmt.Sprintf("ended: %v; starts again in %v", err, backoff)})
+		p.s.poke()
+		t := time.NewTimer(backoff)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			continue
+		case <-t.C:
+		}
+		if !p.waitRelease(ctx) {
+			continue
+		}
+		backoff = min(2*backoff, maxBackoff)
+		p.set(func() { p.restarts++ })
+	}
+}
+
+// live runs the process once. The error says how it ended.
+func (p *process) live(ctx context.Context) error {
+	log, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	conn, theirs, err := rpc.Pair()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	child, err := nodes.Start(p.ns, nodes.Command{
+		Path: "/proc/self/exe", Args: p.argv, Env: p.env, Dir: "/",
+		Stdout: log, Stderr: log, ExtraFiles: []*os.File{theirs}, Setsid: true,
+	})
+	theirs.Close()
+	if err != nil {
+		return err
+	}
+	pid, err := p.s.hostPid(child.Pid())
+	if err != nil {
+		pid = child.Pid()
+	}
+	p.set(func() { p.state, p.pid = running, pid })
+	if p.started != nil {
+		p.started(conn)
+	}
+	stop := context.AfterFunc(ctx, child.Kill)
+	defer stop()
+	// The stream ends with the process, whose end of it is the only one.
+	streamErr := p.message(conn)
+	if streamErr != nil {
+		child.Kill() // it speaks nonsense
+	}
+	state, err := child.Wait()
+	if p.ended != nil {
+		p.ended()
+	}
+	switch {
+	case streamErr != nil:
+		return fmt.Errorf("control stream: %w", streamErr)
+	case err != nil:
+		return err
+	}
+	return fmt.Errorf("%s%s", state, lastLine(p.log))
+}
+
+func (p *process) set(f func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f()
+}
+
+// hold keeps the process from being started again.
+func (p *process) hold(on bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if on && !p.held {
+		p.release = make(chan struct{})
+	}
+	if !on && p.held {
+		close(p.release)
+	}
+	p.held = on
+}
+
+// waitRelease waits while the process is held; false when ctx ended.
+func (p *process) waitRelease(ctx context.Context) bool {
+	p.mu.Lock()
+	held, release := p.held, p.release
+	p.mu.Unlock()
+	if !held {
+		return true
+	}
+	select {
+	case <-release:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (p *process) status() lab.ProcessStatus {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return lab.ProcessStatus{Name: p.name, Pid: p.pid, State: p.state, Restarts: p.restarts, LastExit: p.lastExit}
+}
+
+// lastLine is the end of a process's log, which mostly says why it ended.
+func lastLine(path string) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return ""
+	}
+	b := make([]byte, min(fi.Size(), 2048))
+	if _, err := f.ReadAt(b, fi.Size()-int64(len(b))); err != nil {
+		return ""
+	}
+	b = bytes.TrimSpace(b)
+	if len(b) == 0 {
+		return ""
+	}
+	return ": " + string(b[bytes.LastIndexByte(b, '\n')+1:])
+}
+
+// parsePidfdInfo reads the number from a pidfd's fdinfo.
+func parsePidfdInfo(b []byte) (int, error) {
+	for line := range bytes.Lines(b) {
+		if v, ok := bytes.CutPrefix(line, []byte("Pid:")); ok {
+			return strconv.Atoi(string(bytes.TrimSpace(v)))
+		}
+	}
+	return 0, fmt.Errorf("fdinfo: no Pid line")
+}

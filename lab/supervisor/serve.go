@@ -1,0 +1,215 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"sort"
+	"strings"
+
+	"golang.org/x/sys/unix"
+	"labctl/lab"
+	"labctl/lab/internal/rpc"
+	"labctl/nodes"
+)
+
+// serve answers on the lab's socket until ctx ends.
+func (s *Supervisor) serve(ctx context.Context, l *net.UnixListener) {
+	stop := context.AfterFunc(ctx, func() { l.Close() })
+	defer stop()
+	for {
+		c, err := l.AcceptUnix()
+		if err != nil {
+			if !errors.Is(err, net.ErrClosed) {
+				s.log.Error("socket", "err", err)
+			}
+			return
+		}
+		go s.answer(ctx, rpc.New(c))
+	}
+}
+
+// answer serves one connection: one request.
+func (s *Supervisor) answer(ctx context.Context, c *rpc.Conn) {
+	defer c.Close()
+	// The socket's mode lets nobody else in; this holds even if it is changed.
+	// Inside a user namespace the owner is 0 and everybody else unmapped.
+	if uid, err := c.PeerUID(); err != nil || uid != os.Geteuid() {
+		s.log.Error("socket: refused", "uid", uid, "err", err)
+		return
+	}
+	var r lab.Request
+	files, err := c.Receive(&r)
+	if err != nil {
+		return // a caller that said nothing
+	}
+	defer func() {
+		for _, f := range files {
+			f.Close()
+		}
+	}()
+	switch {
+	case r.Status != nil:
+		err = c.Send(lab.Response{Status: s.status()})
+	case r.Plan != nil:
+		err = c.Send(lab.Response{Plan: s.plan})
+	case r.Watch != nil:
+		s.watch(c)
+	case r.Exec != nil:
+		s.exec(ctx, c, *r.Exec, files)
+	case r.Socket != nil:
+		err = s.socket(c, *r.Socket)
+	case r.Fault != nil:
+		if err = s.fault(*r.Fault); err == nil {
+			err = c.Send(lab.Response{})
+		}
+	default:
+		err = errors.New("request: not known to this labctl; is the lab from another version?")
+	}
+	if err != nil {
+		resp := lab.Response{Error: err.Error()}
+		if f, ok := errors.AsType[*lab.Failure](err); ok {
+			resp.Kind, resp.Cure = f.Kind, f.Cure
+		}
+		_ = c.Send(resp) // the caller may be gone
+	}
+}
+
+// watch sends the build's events so far and then each as it comes.
+func (s *Supervisor) watch(c *rpc.Conn) {
+	s.watching.Add(1)
+	defer s.watching.Done()
+	s.mu.Lock()
+	past := slices.Clone(s.events)
+	if s.state != lab.Starting {
+		past = append(past, lab.Event{State: s.state})
+	}
+	w := make(chan lab.Event, 1024)
+	s.watchers[w] = struct{}{}
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.watchers, w)
+		s.mu.Unlock()
+	}()
+	for _, e := range past {
+		if c.Send(lab.Response{Event: &e}) != nil {
+			return
+		}
+	}
+	// The reader is not expected to say more: what comes is its end.
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		for {
+			var ignored struct{}
+			if _, err := c.Receive(&ignored); err != nil {
+				return
+			}
+		}
+	}()
+	for {
+		select {
+		case e, ok := <-w:
+			if !ok || c.Send(lab.Response{Event: &e}) != nil {
+				return
+			}
+		case <-gone:
+			return
+		}
+	}
+}
+
+// socket opens a socket in an endpoint's namespace and hands it over.
+func (s *Supervisor) socket(c *rpc.Conn, r lab.SocketRequest) error {
+	e, err := s.endpoint(r.Endpoint)
+	if err != nil {
+		return err
+	}
+	var f *os.File
+	err = e.ns.Do(func() error {
+		fd, err := unix.Socket(r.Domain, r.Type|unix.SOCK_CLOEXEC, r.Protocol)
+		if err != nil {
+			return fmt.Errorf("%s: socket: %w", e.name, err)
+		}
+		f = os.NewFile(uintptr(fd), "socket")
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return c.Send(lab.Response{}, f)
+}
+
+// endpoint finds an endpoint by name.
+func (s *Supervisor) endpoint(name string) (*endpoint, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e, ok := s.endpoints[name]; ok {
+		return e, nil
+	}
+	var names []string
+	for n := range s.endpoints {
+		names = append(names, n)
+	}
+	sort.Strings(names)
+	return nil, &lab.Failure{Kind: lab.Usage, Err: fmt.Errorf("%s: no such endpoint in lab %s", name, s.plan.Name),
+		Cure: "there are " + strings.Join(names, ", ")}
+}
+
+// fault holds or releases nodes: their reconcilers, their containers', their
+// agents and the restarting of these.
+func (s *Supervisor) fault(r lab.FaultRequest) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	want := map[string]bool{}
+	for _, n := range r.Nodes {
+		want[n] = true
+	}
+	var chosen []*host
+	for _, h := range s.hosts {
+		if len(r.Nodes) == 0 || want[h.name] {
+			chosen = append(chosen, h)
+			delete(want, h.name)
+		}
+	}
+	for n := range want {
+		return &lab.Failure{Kind: lab.Usage, Err: fmt.Errorf("%s: no such node in lab %s", n, s.plan.Name), Cure: "labctl status shows the nodes"}
+	}
+	for _, h := range chosen {
+		h.held = r.Hold
+		h.reconciler.Hold(r.Hold)
+		for _, c := range h.containers {
+			c.reconciler.Hold(r.Hold)
+		}
+		if h.agent != nil {
+			h.agent.hold(r.Hold)
+			if h.agent.conn != nil {
+				_ = h.agent.conn.Send(agentOrder(r.Hold)) // dead: it is told when it starts
+			}
+		}
+	}
+	s.poke()
+	return nil
+}
+
+// drifts are the differences of an endpoint for the status.
+func drifts(endpoint string, changes []nodes.Change) []lab.Drift {
+	d := []lab.Drift{}
+	for _, c := range changes {
+		d = append(d, lab.Drift{Endpoint: endpoint, Change: c, Text: c.String()})
+	}
+	return d
+}
+
+func healedDrifts(endpoint string, healed []nodes.Healed) []lab.Drift {
+	d := []lab.Drift{}
+	for _, h := range healed {
+		d = append(d, lab.Drift{Endpoint: endpoint, Change: h.Change, Text: h.Change.String()})
+	}
+	return d
+}

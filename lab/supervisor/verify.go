@@ -1,0 +1,93 @@
+package supervisor
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"labctl/lab"
+	"labctl/lab/ping"
+)
+
+// verify sends a packet from one host to another and back, between containers
+// where there are some that can reach each other, and ends the build.
+func (s *Supervisor) verify(ctx context.Context) {
+	from, to, name := s.verifyPair()
+	if from != nil {
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+		if err := crossed(ctx, from, to); err != nil {
+			s.mu.Lock()
+			s.verifying = false
+			s.emitLocked(lab.Event{Error: fmt.Sprintf("%s: converged, but no packet from %s to %s: %v", s.plan.Name, from.name, name, err)})
+			s.mu.Unlock()
+			return
+		}
+	}
+	s.mu.Lock()
+	s.timings.FirstPingMs = s.sinceStart()
+	s.verified, s.verifying = true, false
+	if from != nil {
+		s.emitLocked(lab.Event{Step: fmt.Sprintf("packet from %s to %s and back", from.name, name)})
+	}
+	s.mu.Unlock()
+	s.poke()
+}
+
+// verifyPair picks two endpoints on different hosts. Without a network that
+// joins the containers, hosts are as far as a packet gets.
+func (s *Supervisor) verifyPair() (from *endpoint, to netip.Addr, name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var last *host
+	for _, h := range s.hosts {
+		if last == nil {
+			last = h
+			continue
+		}
+		if h.agent != nil && last.agent != nil && len(h.containers) > 0 && len(last.containers) > 0 {
+			return last.containers[0].endpoint, h.containers[0].addr.Addr(), h.containers[0].name
+		}
+	}
+	if last == nil || len(s.hosts) < 2 {
+		return nil, netip.Addr{}, ""
+	}
+	return s.hosts[0].endpoint, s.hosts[1].plan.NIC.Addr.Addr(), s.hosts[1].name
+}
+
+// crossed pings until an answer comes or ctx ends. Each probe waits a little
+// longer than the one before: the first may wait for ARP.
+func crossed(ctx context.Context, from *endpoint, to netip.Addr) error {
+	var f *os.File
+	err := from.ns.Do(func() error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMP)
+		if err != nil {
+			return fmt.Errorf("socket: %w", err)
+		}
+		f = os.NewFile(uintptr(fd), "icmp")
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	p, err := ping.New(f)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
+		r, err := p.Probe(ctx, ping.Probe{To: to, Size: 56, Wait: wait})
+		if err == nil && r.Lost == "" {
+			return nil
+		}
+		if ctx.Err() != nil {
+			if err == nil {
+				err = fmt.Errorf("%s", r.Lost)
+			}
+			return err
+		}
+	}
+}

@@ -1,0 +1,25 @@
+package supervisor
+
+import (
+	"io"
+	"net"
+	"net/http"
+	"time"
+)
+
+// startWeb prepares the server behind every port that endpoints serve: it says
+// whom it sees, which is how NAT shows.
+func (s *Supervisor) startWeb() {
+	s.web = &http.Server{
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			host, _, err := net.SplitHostPort(r.RemoteAddr)
+			if err != nil {
+				host = r.RemoteAddr
+			}
+			w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+			io.WriteString(w, host+"\n")
+		}),
+		ReadHeaderTimeout: 5 * time.Second,
+		IdleTimeout:       5 * time.Second,
+	}
+}

@@ -1,0 +1,306 @@
+package supervisor
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+
+	"labctl/backends"
+	"labctl/lab"
+	"labctl/nodes"
+)
+
+// protocol marks the routes that the supervisor makes (rtnetlink's rtm_protocol);
+// agents have a number of their own, so neither takes the other's for stale.
+const protocol = 96
+
+// segmentBridge is the switch in a segment's namespace.
+const segmentBridge = "br0"
+
+// quiet are the settings that every namespace starts from. They are written
+// even where they are the kernel's defaults: a new namespace begins with a
+// copy of what the machine's owner has set for new devices.
+func quiet() []nodes.Sysctl {
+	return []nodes.Sysctl{
+		{Key: "net/ipv6/conf/all/disable_ipv6", Value: "1"},
+		{Key: "net/ipv6/conf/default/disable_ipv6", Value: "1"},
+		{Key: "net/ipv4/conf/all/rp_filter", Value: "0"},
+		{Key: "net/ipv4/conf/default/rp_filter", Value: "0"},
+		{Key: "net/ipv4/conf/all/accept_redirects", Value: "0"},
+		{Key: "net/ipv4/conf/default/accept_redirects", Value: "0"},
+		{Key: "net/ipv4/conf/all/send_redirects", Value: "0"},
+		{Key: "net/ipv4/conf/default/send_redirects", Value: "0"},
+		{Key: "net/ipv4/conf/all/arp_ignore", Value: "0"},
+		{Key: "net/ipv4/conf/all/arp_announce", Value: "0"},
+	}
+}
+
+// forwarding is the setting that makes a host route between its interfaces. It
+// resets others when it is written, so it goes first.
+func forwarding(on bool) []nodes.Sysctl {
+	v := "0"
+	if on {
+		v = "1"
+	}
+	return append([]nodes.Sysctl{{Key: "net/ipv4/ip_forward", Value: v}}, quiet()...)
+}
+
+// nic adds one underlay interface to an endpoint's state: its own end of the
+// veth pair, whose far end is born in the segment.
+func (s *Supervisor) nic(st *nodes.State, n lab.NICPlan) error {
+	mac, err := net.ParseMAC(n.MAC)
+	if err != nil {
+		return fmt.Errorf("%s: %w", n.Name, err)
+	}
+	st.Links = append(st.Links, nodes.Veth{
+		LinkAttrs:     nodes.LinkAttrs{Name: n.Name, MTU: n.MTU, MAC: mac, NoOffload: !n.Offload},
+		PeerNamespace: s.endpoints[n.Segment].ns,
+		PeerName:      n.Port,
+		PeerMTU:       n.MTU,
+	})
+	st.Addrs = append(st.Addrs, nodes.Addr{Dev: n.Name, Prefix: n.Addr})
+	return nil
+}
+
+func routes(st *nodes.State, rs []lab.RoutePlan) {
+	for _, r := range rs {
+		st.Routes = append(st.Routes, nodes.Route{Dst: r.Dst, Via: r.Via, Dev: r.Dev})
+	}
+}
+
+// nics are all underlay interfaces of the plan with the endpoint they are in.
+func nics(p *lab.Plan) map[string][]lab.NICPlan {
+	m := map[string][]lab.NICPlan{}
+	for _, r := range p.Routers {
+		m[r.Name] = r.NICs
+	}
+	if p.Etcd != nil {
+		m[etcdName] = []lab.NICPlan{p.Etcd.NIC}
+	}
+	for _, n := range p.Nodes {
+		m[n.Name] = []lab.NICPlan{n.NIC}
+	}
+	return m
+}
+
+// staticNeighbours are the underlay neighbours of an endpoint, where the plan
+// wants them set beforehand.
+func (s *Supervisor) staticNeighbours(st *nodes.State, self string) error {
+	if !s.plan.Neighbours.Static {
+		return nil
+	}
+	all := nics(s.plan)
+	for _, mine := range all[self] {
+		for name, theirs := range all {
+			if name == self {
+				continue
+			}
+			for _, n := range theirs {
+				if n.Segment != mine.Segment {
+					continue
+				}
+				mac, err := net.ParseMAC(n.MAC)
+				if err != nil {
+					return fmt.Errorf("%s: %w", name, err)
+				}
+				st.Neighbours = append(st.Neighbours, nodes.Neighbour{Dev: mine.Name, Addr: n.Addr.Addr(), MAC: mac, ExternLearned: true})
+			}
+		}
+	}
+	return nil
+}
+
+// segmentState is a switch with a port for every interface on the segment.
+func (s *Supervisor) segmentState(p lab.SegmentPlan) nodes.State {
+	st := nodes.State{Sysctls: forwarding(false)}
+	// Frames that a bridge switches must not pass a firewall (bridge-nf is 1
+	// by default where br_netfilter is loaded).
+	for _, f := range []string{"arptables", "ip6tables", "iptables"} {
+		key := "net/bridge/bridge-nf-call-" + f
+		if s.endpoints[p.Name].ns.Do(func() error { _, err := os.Stat("/proc/sys/" + key); return err }) == nil {
+			st.Sysctls = append(st.Sysctls, nodes.Sysctl{Key: key, Value: "0"})
+		}
+	}
+	st.Links = append(st.Links, nodes.Bridge{LinkAttrs: nodes.LinkAttrs{Name: segmentBridge, MTU: p.MTU}})
+	for _, ns := range nics(s.plan) {
+		for _, n := range ns {
+			if n.Segment == p.Name {
+				st.Links = append(st.Links, nodes.Port{LinkAttrs: nodes.LinkAttrs{Name: n.Port, MTU: n.MTU, Master: segmentBridge, NoOffload: !n.Offload}})
+			}
+		}
+	}
+	return st
+}
+
+func (s *Supervisor) routerState(p lab.RouterPlan) (nodes.State, error) {
+	st := nodes.State{Sysctls: forwarding(true)}
+	for _, n := range p.NICs {
+		if err := s.nic(&st, n); err != nil {
+			return st, err
+		}
+	}
+	if i := s.plan.Internet; i != nil && i.Router == p.Name {
+		st.Links = append(st.Links, nodes.Port{LinkAttrs: nodes.LinkAttrs{Name: internetPort}})
+		st.Addrs = append(st.Addrs, nodes.Addr{Dev: internetPort, Prefix: i.RouterAddr})
+	}
+	routes(&st, p.Routes)
+	return st, s.staticNeighbours(&st, p.Name)
+}
+
+// internetPort is the router's interface to the outside world.
+const internetPort = "internet"
+
+func (s *Supervisor) internetState(p *lab.InternetPlan) nodes.State {
+	st := nodes.State{Sysctls: forwarding(false)}
+	st.Links = append(st.Links, nodes.Veth{
+		LinkAttrs:     nodes.LinkAttrs{Name: "eth0"},
+		PeerNamespace: s.endpoints[p.Router].ns,
+		PeerName:      internetPort,
+	})
+	st.Addrs = append(st.Addrs, nodes.Addr{Dev: "eth0", Prefix: p.Addr})
+	routes(&st, p.Routes)
+	return st
+}
+
+func (s *Supervisor) etcdState(p *lab.EtcdPlan) (nodes.State, error) {
+	st := nodes.State{Sysctls: forwarding(false)}
+	if err := s.nic(&st, p.NIC); err != nil {
+		return st, err
+	}
+	routes(&st, p.Routes)
+	return st, s.staticNeighbours(&st, etcdName)
+}
+
+// hostState is a node's machine and container bridge: what the host's owner
+// and the container runtime would set up. What the agent sets up is its own.
+// Without a subnet yet, containers have links but no addresses.
+func (s *Supervisor) hostState(h *host) (nodes.State, error) {
+	p := h.plan
+	st := nodes.State{Sysctls: forwarding(true)}
+	if err := s.nic(&st, p.NIC); err != nil {
+		return st, err
+	}
+	routes(&st, p.Routes)
+	if err := s.staticNeighbours(&st, p.Name); err != nil {
+		return st, err
+	}
+	if len(h.containers) == 0 {
+		return st, nil
+	}
+	st.Links = append(st.Links, nodes.Bridge{LinkAttrs: nodes.LinkAttrs{Name: p.Bridge, MTU: h.mtu}})
+	for _, c := range h.containers {
+		st.Links = append(st.Links, nodes.Veth{
+			LinkAttrs:     nodes.LinkAttrs{Name: c.plan.Port, MTU: h.mtu, Master: p.Bridge, NoOffload: !p.NIC.Offload},
+			PeerNamespace: c.ns,
+			PeerName:      "eth0",
+			PeerMTU:       h.mtu,
+		})
+	}
+	if h.gateway.IsValid() {
+		st.Addrs = append(st.Addrs, nodes.Addr{Dev: p.Bridge, Prefix: h.gateway})
+	}
+	if t := h.runtimeRules(); len(t.Chains) > 0 {
+		st.Tables = append(st.Tables, t)
+	}
+	return st, nil
+}
+
+// runtimeRules are what a container runtime adds: published ports, and in a
+// lab without an agent the masquerade to the outside.
+func (h *host) runtimeRules() nodes.Table {
+	t := nodes.Table{Name: "labctl-runtime"}
+	var to []nodes.Rule
+	for _, c := range h.containers {
+		for _, pub := range c.plan.Publish {
+			if c.addr.IsValid() {
+				to = append(to, nodes.Rule{Local: true, Protocol: "tcp", DstPort: pub.HostPort, Verdict: nodes.DNAT,
+					To: netip.AddrPortFrom(c.addr.Addr(), pub.ContainerPort), Comment: fmt.Sprintf("published port %d to %s", pub.HostPort, c.plan.Name)})
+			}
+		}
+	}
+	if len(to) > 0 {
+		t.Chains = append(t.Chains,
+			nodes.Chain{Name: "prerouting", Hook: nodes.PreroutingNAT, Rules: to},
+			nodes.Chain{Name: "output", Hook: nodes.OutputNAT, Rules: to})
+	}
+	if h.plan.Masquerade && h.gateway.IsValid() {
+		t.Chains = append(t.Chains, nodes.Chain{Name: "postrouting", Hook: nodes.PostroutingNAT, Rules: []nodes.Rule{
+			{Src: h.gateway.Masked(), NotOutDev: h.plan.Bridge, Verdict: nodes.Masquerade, Comment: "containers to the outside"},
+		}})
+	}
+	return t
+}
+
+func (c *container) state(h *host) nodes.State {
+	st := nodes.State{Sysctls: forwarding(false)}
+	st.Links = append(st.Links, nodes.Port{LinkAttrs: nodes.LinkAttrs{Name: "eth0", MTU: h.mtu, NoOffload: !h.plan.NIC.Offload}})
+	if c.addr.IsValid() {
+		st.Addrs = append(st.Addrs, nodes.Addr{Dev: "eth0", Prefix: c.addr})
+		st.Routes = append(st.Routes, nodes.Route{Dst: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Via: h.gateway.Addr(), Dev: "eth0"})
+	}
+	return st
+}
+
+// host is a node as the supervisor sees it.
+type host struct {
+	*endpoint
+	plan       lab.NodePlan
+	containers []*container
+	agent      *agentProcess // nil in a lab without agents
+
+	// Guarded by Supervisor.mu.
+	gateway netip.Prefix // the bridge's address; invalid until the subnet is known
+	mtu     int
+	wired   bool
+	wireErr string
+	held    bool
+}
+
+type container struct {
+	*endpoint
+	plan lab.ContainerPlan
+	addr netip.Prefix // guarded by Supervisor.mu; invalid until the subnet is known
+}
+
+// assign gives the node's bridge and containers their addresses out of subnet:
+// the first to the bridge, those that the lab file fixes, the rest in order.
+func (h *host) assign(subnet netip.Prefix, mtu int) error {
+	gateway := netip.PrefixFrom(subnet.Masked().Addr().Next(), subnet.Bits())
+	taken := map[netip.Addr]bool{gateway.Addr(): true}
+	for _, c := range h.containers {
+		if a := c.plan.Addr; a.IsValid() {
+			if !subnet.Contains(a) || taken[a] {
+				return fmt.Errorf("%s: address %s: not free in the node's subnet %s", c.name, a, subnet)
+			}
+			taken[a] = true
+		}
+	}
+	next := gateway.Addr()
+	for _, c := range h.containers {
+		a := c.plan.Addr
+		for !a.IsValid() {
+			next = next.Next()
+			// The last address of an IPv4 subnet is its broadcast.
+			if !subnet.Contains(next) || next.Is4() && !subnet.Contains(next.Next()) {
+				return fmt.Errorf("%s: subnet %s has no address left", c.name, subnet)
+			}
+			if !taken[next] {
+				a = next
+				taken[a] = true
+			}
+		}
+		c.addr = netip.PrefixFrom(a, subnet.Bits())
+	}
+	h.gateway, h.mtu = gateway, mtu
+	return nil
+}
+
+// readSubnet is what a container runtime learns from the agent: subnet.env.
+func (s *Supervisor) readSubnet(h *host) (netip.Prefix, int, error) {
+	env, err := backends.ReadSubnetEnv(s.dir.SubnetEnv(h.name))
+	if err != nil {
+		return netip.Prefix{}, 0, err
+	}
+	return env.Subnet.Masked(), env.MTU, nil
+}

@@ -1,0 +1,268 @@
+package lab
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// UpOptions are what Up needs beside the plan.
+type UpOptions struct {
+	Plan *Plan
+	Spec []byte    // the lab file, kept in the run directory
+	From time.Time // when the command started; timings count from here
+	// OnEvent is called with each event while the lab is built.
+	OnEvent func(Event)
+}
+
+// killTimeout is how long the end of all processes of a lab may take.
+const killTimeout = 10 * time.Second
+
+// Up builds the lab and waits until it is ready, a packet verified. When the
+// same lab runs already it waits for that one and reports unchanged. When ctx
+// ends or the build fails, everything made is removed before Up returns.
+func Up(ctx context.Context, o UpOptions) (st *Status, unchanged bool, err error) {
+	d, err := DirOf(o.Plan.Name)
+	if err != nil {
+		return nil, false, err
+	}
+	for {
+		lock, err := d.Lock()
+		if errors.Is(err, errLocked) {
+			// Another command builds or removes it. Wait for either result.
+			if rec, err := ReadRecord(d); err == nil && rec.Alive() {
+				st, err := attach(ctx, d, o)
+				return st, err == nil, err
+			}
+			if err := pause(ctx); err != nil {
+				return nil, false, err
+			}
+			continue
+		}
+		if err != nil {
+			return nil, false, fmt.Errorf("%s: %w", d, err)
+		}
+		if rec, err := ReadRecord(d); err == nil && rec.Alive() {
+			lock.Close()
+			st, err := attach(ctx, d, o)
+			return st, err == nil, err
+		}
+		st, err = build(ctx, d, o)
+		lock.Close()
+		return st, false, err
+	}
+}
+
+// pause waits a moment for another command.
+func pause(ctx context.Context) error {
+	t := time.NewTimer(10 * time.Millisecond)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return interrupted(ctx)
+	case <-t.C:
+		return nil
+	}
+}
+
+func interrupted(ctx context.Context) error {
+	if errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
+		return &Failure{Kind: TimedOut, Err: errors.New("timed out")}
+	}
+	return &Failure{Kind: Interrupted, Err: errors.New("interrupted")}
+}
+
+// attach waits for a lab that somebody else built or builds.
+func attach(ctx context.Context, d Dir, o UpOptions) (*Status, error) {
+	c := &Client{Dir: d}
+	running, err := c.Plan(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if diff := DiffPlans(running, o.Plan); len(diff) > 0 {
+		return nil, &Failure{Kind: Usage, Err: fmt.Errorf("%s: runs already, from another lab file:\n  %s", d.Name(), strings.Join(diff, "\n  ")),
+			Cure: fmt.Sprintf("labctl down %s first, or choose another name with --name", d.Name())}
+	}
+	return watchUntilReady(ctx, c, nil)
+}
+
+// watchUntilReady follows the build to its end.
+func watchUntilReady(ctx context.Context, c *Client, onEvent func(Event)) (*Status, error) {
+	var failure error
+	err := c.Watch(ctx, func(e Event) bool {
+		if onEvent != nil {
+			onEvent(e)
+		}
+		if e.Error != "" {
+			failure = &Failure{Kind: e.Kind, Err: errors.New(e.Error), Cure: e.Cure}
+			return false
+		}
+		return e.State == "" || e.State == Starting
+	})
+	if failure != nil {
+		return nil, failure
+	}
+	if ctx.Err() != nil {
+		return nil, interrupted(ctx)
+	}
+	if errors.Is(err, errSupervisorGone) {
+		return nil, fmt.Errorf("%s: taken down while it was built", c.Dir.Name())
+	}
+	if err != nil {
+		return nil, err
+	}
+	return c.Status(ctx)
+}
+
+// build makes the lab. The caller holds the lock.
+func build(ctx context.Context, d Dir, o UpOptions) (*Status, error) {
+	// What an earlier lab of the name left goes first.
+	if err := remove(d); err != nil {
+		return nil, err
+	}
+	st, err := start(ctx, d, o)
+	if err != nil {
+		if rerr := remove(d); rerr != nil {
+			err = errors.Join(err, rerr)
+		} else if rerr := removeDir(d); rerr != nil {
+			err = errors.Join(err, rerr)
+		}
+	}
+	return st, err
+}
+
+func start(ctx context.Context, d Dir, o UpOptions) (*Status, error) {
+	if err := os.MkdirAll(d.Logs(), 0o700); err != nil {
+		return nil, err
+	}
+	plan, err := json.MarshalIndent(o.Plan, "", " ")
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(writeFile(d.Plan(), plan, 0o600), writeFile(d.Spec(), o.Spec, 0o600)); err != nil {
+		return nil, err
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: d.Socket(), Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	l.SetUnlinkOnClose(false)
+	defer l.Close() // the supervisor has it now
+	if err := os.Chmod(d.Socket(), 0o600); err != nil {
+		return nil, err
+	}
+	cmd, err := startInit(d, l, o.From)
+	if err != nil {
+		return nil, err
+	}
+	// Without a Wait the dead shim would stay as a zombie and Kill would wait
+	// for it in vain.
+	exited := make(chan struct{})
+	go func() {
+		_ = cmd.Wait() // how it ended is told by the events and the record
+		close(exited)
+	}()
+	st, err := watchUntilReady(ctx, &Client{Dir: d}, o.OnEvent)
+	if err != nil {
+		// The record may not be there yet; the process is ours.
+		_ = cmd.Process.Kill() // already gone is as good
+		select {
+		case <-exited:
+		case <-time.After(killTimeout):
+			return nil, errors.Join(err, fmt.Errorf("process %d: still there %v after SIGKILL", cmd.Process.Pid, killTimeout))
+		}
+	}
+	return st, err
+}
+
+// startInit starts the init shim as PID 1 of new namespaces. Its network
+// namespace is one of its own: nothing in it can reach the machine's.
+func startInit(d Dir, l *net.UnixListener, from time.Time) (*exec.Cmd, error) {
+	lf, err := l.File()
+	if err != nil {
+		return nil, err
+	}
+	defer lf.Close()
+	log, err := os.OpenFile(d.Log("supervisor"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	cmd := exec.Command("/proc/self/exe", "__init", string(d), strconv.FormatInt(from.UnixNano(), 10))
+	cmd.Dir = "/"
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.ExtraFiles = []*os.File{lf}
+	cmd.SysProcAttr = NamespaceAttr()
+	if err := cmd.Start(); err != nil {
+		return nil, namespaceFailure(err)
+	}
+	return cmd, nil
+}
+
+// NamespaceAttr starts a process as PID 1 of the namespaces that a lab lives
+// in: PID, mount and network, and for a rootless one a user namespace around.
+func NamespaceAttr() *syscall.SysProcAttr {
+	a := &syscall.SysProcAttr{
+		Setsid:     true,
+		Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWNET,
+	}
+	if Rootless() {
+		a.Cloneflags |= unix.CLONE_NEWUSER
+		a.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
+		a.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
+	}
+	return a
+}
+
+// Rootless says whether a lab of the caller needs a user namespace of its own:
+// it is not root, or root without the capabilities (in a container).
+func Rootless() bool {
+	if os.Geteuid() != 0 {
+		return true
+	}
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &data[0]); err != nil {
+		return false // then try as root; the kernel's answer will say what is missing
+	}
+	const need = 1<<unix.CAP_SYS_ADMIN | 1<<unix.CAP_NET_ADMIN
+	return data[0].Effective&need != need
+}
+
+// namespaceFailure explains why new namespaces were refused.
+func namespaceFailure(err error) error {
+	f := &Failure{Kind: Unable, Err: fmt.Errorf("namespaces: create: %w", err), Cure: "labctl doctor tells what is missing"}
+	switch {
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EUSERS):
+		f.Cure = "the limit on namespaces is reached: raise user.max_user_namespaces, user.max_net_namespaces and user.max_pid_namespaces with sysctl"
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
+		f.Cure = "user namespaces are not allowed here: run as root, or allow them (sysctl kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0)"
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOSYS):
+		f.Cure = "this kernel lacks user, pid or network namespaces (CONFIG_USER_NS, CONFIG_PID_NS, CONFIG_NET_NS)"
+	case errors.Is(err, fs.ErrNotExist):
+		f.Cure = "mount /proc"
+	}
+	return f
+}
+
+// InUserNamespace says whether the caller is inside a user namespace that maps
+// a single user, as the init shim of a rootless lab is.
+func InUserNamespace() bool {
+	b, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil {
+		return false // no user namespaces in this kernel
+	}
+	f := strings.Fields(string(b))
+	return len(f) == 3 && f[2] == "1"
+}

@@ -1,0 +1,283 @@
+package lab
+
+import (
+	"fmt"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// checks validates what `labctl test` is to assert.
+func (v *validator) checks() {
+	for i, c := range v.Checks[:min(len(v.Checks), maxChecks)] {
+		path := fmt.Sprintf("checks[%d]", i)
+		object := fmt.Sprintf("check %d", i+1)
+		if c.Name != "" {
+			object = "check " + quote(c.Name)
+		}
+		v.check(checkScope{v, path, object}, c)
+	}
+}
+
+// checkScope reports problems of one check.
+type checkScope struct {
+	*validator
+	path, object string
+}
+
+func (c checkScope) problem(key, message, hint string) {
+	c.add(join(c.path, key), c.object+": "+message, hint)
+}
+
+func (v *validator) check(c checkScope, spec CheckSpec) {
+	const kinds = "ping, command, http, count, mtu, store"
+	switch found := spec.kinds(); {
+	case len(found) == 0:
+		if !v.bad(c.path) {
+			c.problem("", "nothing to check", "add one of "+kinds)
+		}
+	case len(found) > 1:
+		c.problem(found[1], "more than one kind: "+strings.Join(found, ", "), "write a check for each")
+	}
+	for key, text := range map[string]string{"name": spec.Name, "claim": spec.Claim} {
+		if strings.ContainsAny(text, "\n\r") || len(text) > 200 {
+			c.problem(key, key+" is not one short line", "")
+		}
+	}
+	if p := spec.Ping; p != nil && !p.All {
+		c.endpoint("ping.from", p.From)
+		c.target("ping.to", p.To)
+		c.expect("ping.expect", p.Expect)
+		if p.Size < 0 || p.Size > 65507 {
+			c.problem("ping.size", fmt.Sprintf("size %d is out of range", p.Size), "use 0 to 65507")
+		}
+	}
+	if p := spec.Command; p != nil {
+		c.place("command.in", p.In)
+		if len(p.Run) == 0 || p.Run[0] == "" {
+			c.missing("command.run", "run: [ip, route]")
+		}
+		for i, arg := range p.Run {
+			c.text(fmt.Sprintf("command.run[%d]", i), arg)
+			if strings.ContainsRune(arg, 0) {
+				c.problem(fmt.Sprintf("command.run[%d]", i), "an argument cannot have a zero byte", "")
+			}
+		}
+		c.regexp("command.match", p.Match)
+		c.regexp("command.not", p.Not)
+	}
+	if p := spec.HTTP; p != nil {
+		c.endpoint("http.from", p.From)
+		c.url("http.url", p.URL)
+		c.regexp("http.match", p.Match)
+		c.expect("http.expect", p.Expect)
+	}
+	if p := spec.Count; p != nil {
+		c.count(p)
+	}
+	if p := spec.MTU; p != nil {
+		c.endpoint("mtu.from", p.From)
+		c.endpoint("mtu.to", p.To)
+		switch {
+		case p.Is == 0:
+			c.missing("mtu.is", "is: 1450")
+		case p.Is < 68 || p.Is > 65535:
+			c.problem("mtu.is", fmt.Sprintf("mtu %d is out of range", p.Is), "use 68 to 65535")
+		}
+	}
+	if p := spec.Store; p != nil {
+		if !v.hasNetwork() && !v.bad("network") {
+			c.problem("store", "a lab without network has no store", "")
+		}
+		if p.Prefix == "" {
+			c.missing("store.prefix", "prefix: /coreos.com/network/subnets/")
+		}
+		c.text("store.prefix", p.Prefix)
+		c.regexp("store.match", p.Match)
+		c.regexp("store.not", p.Not)
+		c.natural("store.keys", p.Keys)
+	}
+}
+
+func (c checkScope) count(p *CountCheck) {
+	switch {
+	case p.In == "":
+		c.missing("count.in", "in: "+c.someNode())
+	case c.names[p.In] != "node":
+		c.problem("count.in", fmt.Sprintf("%s is not a node", quote(p.In)), choose(p.In, c.nodeNames()))
+	}
+	switch {
+	case p.Dev == "":
+		c.missing("count.dev", "dev: flannel.1")
+	case !deviceName.MatchString(p.Dev):
+		c.problem("count.dev", fmt.Sprintf("%s is not a device name", quote(p.Dev)), "")
+	}
+	if p.Routes == nil && p.Neighbours == nil && p.FDB == nil && !c.bad(c.path+".count") {
+		c.problem("count", "nothing to count", "add routes, neighbours or fdb")
+	}
+	c.natural("count.routes", p.Routes)
+	c.natural("count.neighbours", p.Neighbours)
+	c.natural("count.fdb", p.FDB)
+}
+
+func (c checkScope) natural(key string, n *int) {
+	if n != nil && *n < 0 {
+		c.problem(key, fmt.Sprintf("%d is less than nothing", *n), "use 0 or more")
+	}
+}
+
+func (c checkScope) missing(key, example string) {
+	if !c.bad(join(c.path, key)) {
+		c.problem(key, strings.ReplaceAll(key, ".", ": ")+" missing", "add "+example)
+	}
+}
+
+// endpoint checks a reference to something that has an address and a namespace.
+func (c checkScope) endpoint(key, ref string) {
+	if ref == "" {
+		c.missing(key, key[strings.LastIndexByte(key, '.')+1:]+": "+c.someNode())
+		return
+	}
+	if !c.isEndpoint(ref) {
+		c.problem(key, fmt.Sprintf("endpoint %s is unknown", quote(ref)), c.chooseEndpoint(ref))
+	}
+}
+
+// place is endpoint with segments, where commands can run too.
+func (c checkScope) place(key, ref string) {
+	if c.names[ref] != "segment" {
+		c.endpoint(key, ref)
+	}
+}
+
+// target is an endpoint, an address, or has placeholders.
+func (c checkScope) target(key, ref string) {
+	switch {
+	case strings.Contains(ref, "${"):
+		c.text(key, ref)
+	case isAddress(ref):
+	default:
+		c.endpoint(key, ref)
+	}
+}
+
+func (c checkScope) url(key, text string) {
+	if text == "" {
+		c.missing(key, "url: http://${node2.ip}:8080/")
+		return
+	}
+	plain, err := Expand(text, c.value)
+	if err != nil {
+		c.text(key, text)
+		return
+	}
+	u, err := url.Parse(plain)
+	if err != nil || u.Scheme != "http" || u.Hostname() == "" {
+		c.problem(key, fmt.Sprintf("%s is not a URL that labctl fetches", quote(text)), "write http://HOST:PORT/, HOST an address or ${node2.ip}")
+		return
+	}
+	if _, err := netip.ParseAddr(u.Hostname()); err != nil {
+		c.problem(key, fmt.Sprintf("host %s is a name, and a lab has no DNS", quote(u.Hostname())), "use an address or ${node2.ip}")
+	}
+}
+
+func (c checkScope) expect(key string, e Expect) {
+	if e != "" && e != ExpectOK && e != ExpectFail {
+		c.problem(key, fmt.Sprintf("%s is neither ok nor fail", quote(string(e))), "")
+	}
+}
+
+func (c checkScope) text(key, text string) {
+	if _, err := Expand(text, c.value); err != nil {
+		message, hint, _ := strings.Cut(err.Error(), "; ")
+		c.problem(key, message, hint)
+	}
+}
+
+func (c checkScope) regexp(key, expr string) {
+	c.text(key, expr)
+	if _, err := Expand(expr, c.value); err != nil {
+		return
+	}
+	if _, err := ExpandRegexp(expr, c.value); err != nil {
+		c.problem(key, fmt.Sprintf("%s is not a regular expression: %v", quote(expr), clipText(err.Error())), "the syntax is that of https://pkg.go.dev/regexp/syntax")
+	}
+}
+
+// value stands in for the running lab: a value of the right form for each
+// placeholder that makes sense, an error with a hint for any other.
+func (c checkScope) value(p Placeholder) (string, error) {
+	kind := c.names[p.Endpoint]
+	var values []string
+	switch {
+	case p.Endpoint == "":
+		if p.Value == "lab" {
+			return c.Name, nil
+		}
+		return "", fmt.Errorf("${%s} is unknown; write ${lab} or ${ENDPOINT.ip}, and $${ for a plain ${", clipText(p.Value))
+	case kind == "node":
+		values = nodeValues()
+	case !c.isEndpoint(p.Endpoint):
+		return "", fmt.Errorf("${%s}: endpoint %s is unknown; %s", clipText(p.String()), quote(p.Endpoint), c.chooseEndpoint(p.Endpoint))
+	default:
+		values = []string{"ip"}
+	}
+	if !slices.Contains(values, p.Value) {
+		return "", fmt.Errorf("${%s} is unknown; %s has %s", clipText(p.String()), p.Endpoint, strings.Join(values, ", "))
+	}
+	if !c.hasNetwork() && !c.bad("network") && (p.Value == "vtepmac" || p.Value == "subnetfile" || p.Value == "key") {
+		return "", fmt.Errorf("${%s}: a lab without network has no such value; remove it", p)
+	}
+	return "192.0.2.1", nil
+}
+
+func (c checkScope) isEndpoint(ref string) bool {
+	node, container, ok := strings.Cut(ref, ".")
+	if !ok {
+		switch ref {
+		case "etcd":
+			return c.etcd != "" || c.bad("network")
+		case "internet":
+			return c.Internet != nil || c.bad("internet")
+		}
+		return c.names[ref] == "node" || c.names[ref] == "router"
+	}
+	for _, n := range c.Nodes {
+		if n.Name == node {
+			return slices.ContainsFunc(containersOf(n), func(s ContainerSpec) bool { return s.Name == container })
+		}
+	}
+	return false
+}
+
+func (c checkScope) chooseEndpoint(ref string) string {
+	if node, _, ok := strings.Cut(ref, "."); ok && c.names[node] == "node" {
+		for _, n := range c.Nodes {
+			if n.Name != node {
+				continue
+			}
+			var names []string
+			for _, s := range containersOf(n) {
+				names = append(names, node+"."+s.Name)
+			}
+			return choose(ref, names)
+		}
+	}
+	return choose(ref, c.nodeNames())
+}
+
+func (c checkScope) nodeNames() []string {
+	var names []string
+	for _, n := range c.Nodes {
+		names = append(names, n.Name)
+	}
+	return names
+}
+
+func (c checkScope) someNode() string {
+	if len(c.Nodes) > 0 {
+		return c.Nodes[0].Name
+	}
+	return "node1"
+}
