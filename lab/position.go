@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -74,13 +75,13 @@ func (e *FileError) where(p Problem) string {
 	return ""
 }
 
-// clip makes a line fit a terminal: control characters (tabs too, so that the
-// caret stands right) become spaces, and a long line is cut round the column.
+// clip makes a line fit a terminal: characters that do not show (tabs too, so
+// that the caret stands right) become spaces, and a long line is cut round the column.
 func clip(line string, column int) (string, int) {
 	const width = 100
 	runes := []rune(strings.ToValidUTF8(line, "?"))
 	for i, r := range runes {
-		if r < ' ' || r == 0x7f {
+		if !unicode.IsGraphic(r) {
 			runes[i] = ' '
 		}
 	}
@@ -174,10 +175,28 @@ func (r *report) addAt(at position, message, hint string) {
 		r.dropped++
 		return
 	}
-	p := Problem{Line: at.line, Column: at.column, Message: message, Hint: hint}
+	p := Problem{Line: at.line, Column: at.column, Message: oneLine(message), Hint: oneLine(hint)}
 	if !slices.Contains(r.problems, p) {
 		r.problems = append(r.problems, p)
 	}
+}
+
+// oneLine makes text that may have anything from a hostile file fit a line of
+// a terminal.
+func oneLine(text string) string {
+	const longest = 400
+	var b strings.Builder
+	for i, r := range text {
+		switch {
+		case i >= longest:
+			return b.String() + "..."
+		case unicode.IsGraphic(r):
+			b.WriteRune(r)
+		default:
+			b.WriteByte(' ')
+		}
+	}
+	return b.String()
 }
 
 // err is the collected problems as an error, nil when there are none.

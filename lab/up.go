@@ -200,6 +200,7 @@ func startInit(d Dir, l *net.UnixListener, from time.Time) (*exec.Cmd, error) {
 	}
 	defer log.Close()
 	cmd := exec.Command("/proc/self/exe", "__init", string(d), strconv.FormatInt(from.UnixNano(), 10))
+	cmd.Args[0] = "labctl"
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{lf}

@@ -66,7 +66,7 @@ const minMTU = 576
 
 func (v *validator) nodeMTU(path string, n NodeSpec) {
 	segment := v.segmentOf(n)
-	mtuPath := "segments." + segment + ".mtu"
+	mtuPath := join("segments", segment) + ".mtu"
 	if v.network == nil || segment == "" || v.bad(mtuPath) {
 		return
 	}
@@ -132,7 +132,7 @@ func (v *validator) containerRoom(path string, n NodeSpec, count int) {
 
 func (v *validator) containerAddress(path string, n NodeSpec, c ContainerSpec, owners map[netip.Addr]string) {
 	a, object := c.Address, n.Name+"."+c.Name
-	if !a.IsValid() || v.bad(path) || v.bad(join("nodes", n.Name) + ".subnet") {
+	if !a.IsValid() || v.bad(path) || v.bad(join("nodes", n.Name)+".subnet") {
 		return
 	}
 	subnet := n.Subnet

@@ -173,7 +173,7 @@ func (v *validator) pinned(s SegmentSpec, on []NodeSpec) {
 	}
 	hint := fmt.Sprintf("take a free one from %s to %s, or leave address out", host(s.Subnet, 1), host(s.Subnet, hosts(s.Subnet)))
 	for _, n := range on {
-		a, path := n.Address, join("nodes", n.Name) + ".address"
+		a, path := n.Address, join("nodes", n.Name)+".address"
 		if !a.IsValid() || v.bad(path) {
 			continue
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 	"labctl/lab"
+	"labctl/lab/check"
 	"labctl/lab/ping"
 )
 
@@ -182,21 +183,11 @@ func (a *app) pingAll(ctx context.Context, probe ping.Probe) error {
 	if err != nil {
 		return err
 	}
-	var eps []ping.Endpoint
-	for _, n := range st.Nodes {
-		for _, c := range n.Containers {
-			addr, err := netip.ParseAddr(c.IP)
-			if err != nil {
-				return fmt.Errorf("%s.%s: has no address yet", n.Name, c.Name)
-			}
-			p, err := pinger(ctx, cl, n.Name+"."+c.Name)
-			if err != nil {
-				return err
-			}
-			defer p.Close()
-			eps = append(eps, ping.Endpoint{Name: n.Name + "." + c.Name, Addr: addr, Pinger: p})
-		}
+	eps, closeAll, err := check.Containers(ctx, cl, st)
+	if err != nil {
+		return err
 	}
+	defer closeAll()
 	m, err := ping.All(ctx, eps, probe)
 	if err != nil {
 		return err
@@ -236,12 +227,8 @@ func (a *app) printMatrix(m *ping.Matrix) error {
 	if err := table(a.stdout, append([]string{"MS", ""}, m.Names...), rows); err != nil {
 		return err
 	}
-	for i := range m.Cells {
-		for j, r := range m.Cells[i] {
-			if r != nil && r.Lost != "" {
-				fmt.Fprintf(a.stdout, "%s -> %s: %s\n", m.Names[i], m.Names[j], r.Lost)
-			}
-		}
+	for _, l := range m.Lost() {
+		fmt.Fprintln(a.stdout, l)
 	}
 	loss := 0.0
 	if m.Sent > 0 {

@@ -40,18 +40,19 @@ type Config struct {
 // Agent is a running agent.
 type Agent struct {
 	Config
-	control    *rpc.Conn // nil outside a lab
-	store      *backends.Store
-	network    backends.Network
-	backend    backends.Backend
-	underlay   nodes.Underlay
-	reconciler *nodes.Reconciler
+	control  *rpc.Conn // nil outside a lab
+	store    *backends.Store
+	network  backends.Network
+	backend  backends.Backend
+	underlay nodes.Underlay
 
-	mu      sync.Mutex // guards all below
-	report  Report
-	sent    Report
-	sets    uint64                 // calls of reconciler.Set
-	pending map[uint64]leasesKnown // by the value of sets
+	mu         sync.Mutex        // guards all below
+	reconciler *nodes.Reconciler // set once
+	held       bool
+	report     Report
+	sent       Report
+	sets       uint64                 // calls of reconciler.Set
+	pending    map[uint64]leasesKnown // by the value of sets
 }
 
 // leasesKnown tells sets of leases apart.
@@ -80,42 +81,30 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	defer ns.Close()
+	// The stream ends with the supervisor, and so does the agent.
+	if c.Control != nil {
+		if a.control, err = rpc.FromFile(c.Control); err != nil {
+			return err
+		}
+		defer context.AfterFunc(ctx, func() { a.control.Close() })()
+		a.send()
+		store := make(chan struct{})
+		wg.Go(func() {
+			defer cancel()
+			a.obey(store)
+		})
+		select {
+		case <-store:
+		case <-ctx.Done():
+			return nil
+		}
+	}
 	if a.store, err = backends.Dial(c.Endpoints); err != nil {
 		return err
 	}
 	defer a.store.Close()
 	if c.Prefix != "" {
 		a.store = a.store.WithPrefix(c.Prefix)
-	}
-	// The stream ends with the supervisor, and so does the agent.
-	var hold func(bool)
-	held := make(chan bool, 1)
-	if c.Control != nil {
-		if a.control, err = rpc.FromFile(c.Control); err != nil {
-			return err
-		}
-		a.send()
-		wg.Go(func() {
-			defer cancel()
-			for {
-				var o Order
-				if _, err := a.control.Receive(&o); err != nil {
-					return
-				}
-				a.mu.Lock()
-				if hold != nil {
-					hold(o.Hold)
-				} else {
-					select {
-					case <-held:
-					default:
-					}
-					held <- o.Hold
-				}
-				a.mu.Unlock()
-			}
-		})
-		defer context.AfterFunc(ctx, func() { a.control.Close() })()
 	}
 
 	var raw []byte
@@ -137,17 +126,14 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	if a.reconciler, err = a.newReconciler(ns, lease.Lease()); err != nil {
+	r, err := a.newReconciler(ns, lease.Lease())
+	if err != nil {
 		return err
 	}
-	defer a.reconciler.Close()
+	defer r.Close()
 	a.mu.Lock()
-	hold = a.reconciler.Hold
-	select {
-	case on := <-held:
-		hold(on)
-	default:
-	}
+	a.reconciler = r
+	r.Hold(a.held)
 	a.mu.Unlock()
 	wg.Go(func() {
 		if err := a.reconciler.Run(ctx); err != nil && ctx.Err() == nil {
@@ -170,6 +156,28 @@ func Run(ctx context.Context, c Config) error {
 		return nil
 	}
 	return err
+}
+
+// obey follows the supervisor's orders until the stream ends. store is closed
+// when etcd answers for the first time.
+func (a *Agent) obey(store chan<- struct{}) {
+	told := false
+	for {
+		var o Order
+		if _, err := a.control.Receive(&o); err != nil {
+			return
+		}
+		a.mu.Lock()
+		a.held = o.Hold
+		if a.reconciler != nil {
+			a.reconciler.Hold(o.Hold)
+		}
+		a.mu.Unlock()
+		if o.Store && !told {
+			told = true
+			close(store)
+		}
+	}
 }
 
 // acquire takes a subnet, writes it down and tells the supervisor.

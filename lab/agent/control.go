@@ -42,7 +42,11 @@ type Report struct {
 	Error string `json:"error,omitempty"`
 }
 
-// Order is what the supervisor tells an agent.
+// Order is what the supervisor tells an agent: how things are to be, whole.
 type Order struct {
+	// Store is true once etcd answers. An agent of a lab waits for it: dialling
+	// earlier would only cost the back-off.
+	Store bool `json:"store"`
+	// Hold stops healing.
 	Hold bool `json:"hold"`
 }

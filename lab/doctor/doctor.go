@@ -86,6 +86,7 @@ func openFiles() Finding {
 func probe(ctx context.Context) []Finding {
 	name, cure := "namespaces", "run as root, or allow user namespaces: sysctl kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0, user.max_user_namespaces=10000"
 	cmd := exec.CommandContext(ctx, "/proc/self/exe", "__probe")
+	cmd.Args[0] = "labctl"
 	cmd.SysProcAttr = lab.NamespaceAttr()
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs

@@ -87,3 +87,16 @@ feed:
 
 // DefaultWait is how long an answer may take.
 const DefaultWait = 2 * time.Second
+
+// Lost lists the pairs that lost their packet, with the reason.
+func (m *Matrix) Lost() []string {
+	var lost []string
+	for i, row := range m.Cells {
+		for j, r := range row {
+			if r != nil && r.Lost != "" {
+				lost = append(lost, m.Names[i]+" -> "+m.Names[j]+": "+r.Lost)
+			}
+		}
+	}
+	return lost
+}

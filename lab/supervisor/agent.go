@@ -37,11 +37,8 @@ func (s *Supervisor) newAgent(h *host) *agentProcess {
 	a.started = func(c *rpc.Conn) {
 		s.mu.Lock()
 		a.conn = c
-		held := h.held
+		s.order(h)
 		s.mu.Unlock()
-		if held {
-			_ = c.Send(agent.Order{Hold: true}) // a dead process is seen by message
-		}
 		s.poke()
 	}
 	a.ended = func() {
@@ -63,6 +60,14 @@ func (s *Supervisor) newAgent(h *host) *agentProcess {
 		}
 	}
 	return a
+}
+
+// order tells an agent how things are to be. The caller holds mu.
+func (s *Supervisor) order(h *host) {
+	if h.agent != nil && h.agent.conn != nil {
+		// An agent that is dead hears it when it starts again.
+		_ = h.agent.conn.Send(agent.Order{Store: s.etcdReady, Hold: h.held})
+	}
 }
 
 // reported takes an agent's report: a new subnet is wired at once.

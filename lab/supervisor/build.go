@@ -210,34 +210,39 @@ func (s *Supervisor) makeLinks(ctx context.Context) error {
 		s.hosts = append(s.hosts, h)
 		s.mu.Unlock()
 	}
-	var g errgroup.Group
-	g.SetLimit(4)
-	for _, h := range s.hosts {
-		g.Go(func() error { return s.makeHost(ctx, h) })
+	// The agents start as soon as they can reach the store: a first SYN into a
+	// switch without ports would be sent again only after a second. Containers
+	// are made while the agents begin.
+	each := func(f func(h *host) error) error {
+		var g errgroup.Group
+		g.SetLimit(4)
+		for _, h := range s.hosts {
+			g.Go(func() error { return f(h) })
+		}
+		return g.Wait()
 	}
-	if err := g.Wait(); err != nil {
+	if err := each(func(h *host) error { return s.makeMachine(ctx, h) }); err != nil {
 		return err
 	}
 	for _, p := range s.plan.Segments {
-		g.Go(func() error { return s.endpoints[p.Name].apply(ctx, s.segmentState(p)) })
-	}
-	return g.Wait()
-}
-
-// makeHost makes one node with its containers and starts its agent.
-func (s *Supervisor) makeHost(ctx context.Context, h *host) error {
-	if err := os.MkdirAll(s.dir.Node(h.name), 0o700); err != nil {
-		return err
-	}
-	if !h.plan.Agent {
-		s.mu.Lock()
-		err := h.assign(h.plan.Subnet, h.plan.MTU)
-		s.mu.Unlock()
-		if err != nil {
+		if err := s.endpoints[p.Name].apply(ctx, s.segmentState(p)); err != nil {
 			return err
 		}
 	}
-	st, err := s.hostState(h)
+	for _, h := range s.hosts {
+		if h.agent != nil {
+			s.wg.Go(func() { h.agent.keep(ctx) })
+		}
+	}
+	return each(func(h *host) error { return s.makeContainers(ctx, h) })
+}
+
+// makeMachine makes a node with its underlay interface.
+func (s *Supervisor) makeMachine(ctx context.Context, h *host) error {
+	if err := os.MkdirAll(s.dir.Node(h.name), 0o700); err != nil {
+		return err
+	}
+	st, err := s.machineState(h)
 	if err != nil {
 		return fmt.Errorf("%s: %w", h.name, err)
 	}
@@ -249,44 +254,42 @@ func (s *Supervisor) makeHost(ctx context.Context, h *host) error {
 		s.mu.Lock()
 		h.agent = a
 		s.mu.Unlock()
-		s.wg.Go(func() { a.keep(ctx) })
 	}
-	for _, c := range h.containers {
-		if err := c.apply(ctx, c.state(h)); err != nil {
+	return nil
+}
+
+// makeContainers makes a node's bridge and containers. They have addresses at
+// once where the plan knows the subnet.
+func (s *Supervisor) makeContainers(ctx context.Context, h *host) error {
+	h.wiring.Lock()
+	defer h.wiring.Unlock()
+	if !h.plan.Agent {
+		s.mu.Lock()
+		err := h.assign(h.plan.Subnet, h.plan.MTU)
+		s.mu.Unlock()
+		if err != nil {
 			return err
 		}
+	}
+	if err := s.applyHost(ctx, h); err != nil {
+		return err
+	}
+	for _, c := range h.containers {
 		for _, port := range c.plan.Serve {
 			if err := s.listen(ctx, c.endpoint, port); err != nil {
 				return err
 			}
 		}
 	}
-	if !h.plan.Agent {
-		s.mu.Lock()
-		h.wired = true
-		s.mu.Unlock()
-	}
 	return nil
 }
 
-// wire gives a node's bridge and containers the addresses of the subnet that
-// its agent wrote down, as a container runtime would.
-func (s *Supervisor) wire(h *host) error {
-	subnet, mtu, err := s.readSubnet(h)
-	if err != nil {
-		return err
-	}
-	ctx := context.Background()
-	s.mu.Lock()
-	h.wired = false
-	err = h.assign(subnet, mtu)
-	s.mu.Unlock()
-	if err != nil {
-		return err
-	}
+// applyHost brings a node's bridge and containers into the kernel. The caller
+// holds h.wiring.
+func (s *Supervisor) applyHost(ctx context.Context, h *host) error {
 	st, err := s.hostState(h)
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: %w", h.name, err)
 	}
 	if err := h.apply(ctx, st); err != nil {
 		return err
@@ -297,9 +300,28 @@ func (s *Supervisor) wire(h *host) error {
 		}
 	}
 	s.mu.Lock()
-	h.wired = true
+	h.wired = h.gateway.IsValid()
 	s.mu.Unlock()
 	return nil
+}
+
+// wire gives a node's bridge and containers the addresses of the subnet that
+// its agent wrote down, as a container runtime would.
+func (s *Supervisor) wire(h *host) error {
+	subnet, mtu, err := s.readSubnet(h)
+	if err != nil {
+		return err
+	}
+	h.wiring.Lock()
+	defer h.wiring.Unlock()
+	s.mu.Lock()
+	h.wired = false
+	err = h.assign(subnet, mtu)
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return s.applyHost(context.Background(), h)
 }
 
 // listen opens a port in an endpoint and answers HTTP on it with the client's

@@ -37,6 +37,9 @@ func (s *Supervisor) newEtcd() (*process, error) {
 		s.mu.Lock()
 		first := on && s.state == lab.Starting
 		s.etcdReady = on
+		for _, h := range s.hosts {
+			s.order(h)
+		}
 		s.mu.Unlock()
 		if first {
 			s.emit(lab.Event{Step: "etcd answers"})

@@ -48,11 +48,7 @@ func Init(dir lab.Dir, started string) (code int, err error) {
 	}
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals)
-	self, err := os.Readlink("/proc/self/exe")
-	if err != nil {
-		return 1, err
-	}
-	child, err := syscall.ForkExec("/proc/self/exe", []string{self, "__supervise", string(dir), started}, &syscall.ProcAttr{
+	child, err := syscall.ForkExec("/proc/self/exe", []string{"labctl", "__supervise", string(dir), started}, &syscall.ProcAttr{
 		Dir:   "/",
 		Env:   os.Environ(),
 		Files: []uintptr{0, 1, 2, listenerFD, hostProc.Fd()},

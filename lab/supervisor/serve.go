@@ -188,9 +188,7 @@ func (s *Supervisor) fault(r lab.FaultRequest) error {
 		}
 		if h.agent != nil {
 			h.agent.hold(r.Hold)
-			if h.agent.conn != nil {
-				_ = h.agent.conn.Send(agentOrder(r.Hold)) // dead: it is told when it starts
-			}
+			s.order(h)
 		}
 	}
 	s.poke()

@@ -1,11 +1,6 @@
 package supervisor
 
-import (
-	"labctl/lab"
-	"labctl/lab/agent"
-)
-
-func agentOrder(hold bool) agent.Order { return agent.Order{Hold: hold} }
+import "labctl/lab"
 
 // status is the lab as it is now.
 func (s *Supervisor) status() *lab.Status {

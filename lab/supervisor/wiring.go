@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync"
 
 	"labctl/backends"
 	"labctl/lab"
@@ -172,21 +173,24 @@ func (s *Supervisor) etcdState(p *lab.EtcdPlan) (nodes.State, error) {
 	return st, s.staticNeighbours(&st, etcdName)
 }
 
+// machineState is a node without containers: what its agent needs to begin.
+func (s *Supervisor) machineState(h *host) (nodes.State, error) {
+	st := nodes.State{Sysctls: forwarding(true)}
+	if err := s.nic(&st, h.plan.NIC); err != nil {
+		return st, err
+	}
+	routes(&st, h.plan.Routes)
+	return st, s.staticNeighbours(&st, h.name)
+}
+
 // hostState is a node's machine and container bridge: what the host's owner
 // and the container runtime would set up. What the agent sets up is its own.
 // Without a subnet yet, containers have links but no addresses.
 func (s *Supervisor) hostState(h *host) (nodes.State, error) {
 	p := h.plan
-	st := nodes.State{Sysctls: forwarding(true)}
-	if err := s.nic(&st, p.NIC); err != nil {
+	st, err := s.machineState(h)
+	if err != nil || len(h.containers) == 0 {
 		return st, err
-	}
-	routes(&st, p.Routes)
-	if err := s.staticNeighbours(&st, p.Name); err != nil {
-		return st, err
-	}
-	if len(h.containers) == 0 {
-		return st, nil
 	}
 	st.Links = append(st.Links, nodes.Bridge{LinkAttrs: nodes.LinkAttrs{Name: p.Bridge, MTU: h.mtu}})
 	for _, c := range h.containers {
@@ -248,6 +252,7 @@ type host struct {
 	plan       lab.NodePlan
 	containers []*container
 	agent      *agentProcess // nil in a lab without agents
+	wiring     sync.Mutex    // held while containers are made or get other addresses
 
 	// Guarded by Supervisor.mu.
 	gateway netip.Prefix // the bridge's address; invalid until the subnet is known
