@@ -1,7 +1,6 @@
 package nodes
 
 import (
-	"fmt"
 	"maps"
 	"net/netip"
 
@@ -20,7 +19,7 @@ func (k addrKey) change(a Action) Change {
 
 // addrs makes the addresses what the State says.
 func (p *pass) addrs() {
-	own := p.ownDevices()
+	own, ports := p.ownDevices()
 	if len(p.want.Addrs) == 0 && len(p.r.made.addrs) == 0 && len(own) == 0 && !p.firstLook() {
 		return
 	}
@@ -28,7 +27,7 @@ func (p *pass) addrs() {
 	for _, a := range p.want.Addrs {
 		k := addrKey{a.Dev, a.Prefix}
 		want[k] = true
-		own[a.Dev] = true
+		own[a.Dev] = own[a.Dev] || ports[a.Dev]
 	}
 	made := maps.Clone(want)
 	have, ok := p.listAddrs()
@@ -94,16 +93,18 @@ func (p *pass) listAddrs() (map[addrKey]netlink.Addr, bool) {
 	return out, true
 }
 
-// ownDevices are the devices that the State makes. What others put on them is
-// told as foreign.
-func (p *pass) ownDevices() map[string]bool {
-	own := map[string]bool{}
+// ownDevices are the devices that the State makes, what others put on them is
+// told as foreign, and those that it gives attributes to.
+func (p *pass) ownDevices() (own, ports map[string]bool) {
+	own, ports = map[string]bool{}, map[string]bool{}
 	for _, l := range p.want.Links {
 		if a, kind := attrsOf(l); kind != kindPort {
 			own[a.Name] = true
+		} else {
+			ports[a.Name] = true
 		}
 	}
-	return own
+	return own, ports
 }
 
 // connected are the routes that the kernel makes for the State's addresses.
@@ -121,9 +122,4 @@ func (p *pass) connected() []Route {
 		out = append(out, r)
 	}
 	return out
-}
-
-// macDetail is a neighbour's or FDB entry's detail.
-func macDetail(dev, rest string, args ...any) string {
-	return "dev " + dev + " " + fmt.Sprintf(rest, args...)
 }

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/safchain/ethtool"
 	"github.com/vishvananda/netlink"
 )
 
@@ -86,14 +85,23 @@ func (p *pass) links() {
 	slices.SortStableFunc(links, func(a, b Link) int {
 		return cmp.Or(cmp.Compare(makeOrder(a), makeOrder(b)), cmp.Compare(a.LinkName(), b.LinkName()))
 	})
-	for _, l := range links {
-		if p.ctx.Err() != nil {
+	// One link's change can undo another's: a bridge takes over the MTU of a
+	// new port, unless its own was changed (and not only given) before. So
+	// what was changed is looked at once more.
+	for p.round = range 2 {
+		for _, l := range links {
+			if p.ctx.Err() != nil {
+				return
+			}
+			p.link(l)
+		}
+		if len(p.done) == before {
 			return
 		}
-		p.link(l)
-	}
-	if len(p.done) > before {
-		p.listLinks()
+		before = len(p.done)
+		if !p.listLinks() {
+			return
+		}
 	}
 }
 
@@ -124,6 +132,9 @@ func (p *pass) forget(l netlink.Link) {
 func (p *pass) link(l Link) {
 	a, kind := attrsOf(l)
 	cur := p.byName[a.Name]
+	if p.round > 0 && cur == nil {
+		return // told in the first round
+	}
 	if kind == kindPort {
 		if cur == nil {
 			p.missing(Change{Add, "link", a.Name, ""}, a.Name)
@@ -205,6 +216,13 @@ func (p *pass) create(l Link) error {
 		return err
 	}
 	p.learn(made)
+	if v, ok := l.(Veth); ok && v.PeerNamespace == nil {
+		peer, err := h.LinkByName(v.PeerName)
+		if err != nil {
+			return err
+		}
+		p.learn(peer)
+	}
 	if master != nil {
 		if err := h.LinkSetMaster(made, master); err != nil {
 			return fmt.Errorf("set master %s: %w", a.Master, err)
@@ -283,51 +301,17 @@ func (p *pass) attrs(a LinkAttrs, cur netlink.Link) {
 	if have.Flags&net.FlagUp == 0 {
 		modify("set link up", func() error { return h.LinkSetUp(cur) }, "down, want up")
 	}
-	if a.NoOffload {
+	if a.NoOffload && p.round == 0 && !p.r.plain[have.Index] {
 		on, err := p.offload(a.Name, false)
-		if err != nil {
+		switch {
+		case err != nil:
 			p.fail(a.Name, "read offloads", err)
-		} else if on {
+		case !on:
+			p.r.plain[have.Index] = true // reading takes as long as the rest of a pass
+		default:
 			modify("switch offloads off", func() error { _, err := p.offload(a.Name, true); return err }, "offloads on, want off")
 		}
 	}
-}
-
-// offload tells whether one of the offloads that NoOffload is about is on, and
-// switches them off.
-func (p *pass) offload(dev string, off bool) (on bool, err error) {
-	if p.r.eth == nil {
-		// The socket that the requests go through decides about the namespace.
-		err := p.r.ns.Do(func() (err error) { p.r.eth, err = ethtool.NewEthtool(); return err })
-		if err != nil {
-			return false, err
-		}
-	}
-	have, err := p.r.eth.FeaturesWithState(dev)
-	if err != nil {
-		return false, err
-	}
-	change := map[string]bool{}
-	for name, st := range have {
-		if st.Active && !st.NeverChanged && offloads(name) {
-			change[name] = false
-		}
-	}
-	if !off || len(change) == 0 {
-		return len(change) > 0, nil
-	}
-	return true, p.r.eth.Change(dev, change)
-}
-
-// offloads says whether a feature is one of those that ethtool -K names tx,
-// tso, gso and gro.
-func offloads(feature string) bool {
-	for _, prefix := range []string{"tx-checksum-", "tx-tcp", "tx-generic-segmentation", "tx-udp-segmentation", "rx-gro"} {
-		if strings.HasPrefix(feature, prefix) {
-			return true
-		}
-	}
-	return false
 }
 
 // describe is a link in ip(8)'s words.

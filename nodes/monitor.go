@@ -159,6 +159,7 @@ func (m *monitor) matters(b []byte) bool {
 	m.r.mu.Lock()
 	in := m.r.interest
 	m.r.mu.Unlock()
+	hit := false
 	for len(b) >= unix.SizeofNlMsghdr {
 		n := int(binary.NativeEndian.Uint32(b))
 		if n < unix.SizeofNlMsghdr || n > len(b) {
@@ -170,11 +171,28 @@ func (m *monitor) matters(b []byte) bool {
 		if port != 0 && port == m.r.port {
 			continue
 		}
-		if kind != unix.RTM_NEWNEIGH && kind != unix.RTM_DELNEIGH || in.neighbour(body) {
+		switch kind {
+		case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
+			if in.neighbour(body) {
+				return true
+			}
+		case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
+			// The local table is the kernel's shadow of the addresses.
+			if len(body) < unix.SizeofRtMsg || body[4] == unix.RT_TABLE_MAIN {
+				return true
+			}
+		case unix.RTM_NEWLINK, unix.RTM_DELLINK:
+			if len(body) >= unix.SizeofIfInfomsg {
+				m.r.mu.Lock()
+				m.r.touched[int(binary.NativeEndian.Uint32(body[4:]))] = true
+				m.r.mu.Unlock()
+			}
+			hit = true
+		default:
 			return true
 		}
 	}
-	return false
+	return hit
 }
 
 // neighbour says whether a message about a neighbour or FDB entry matters.

@@ -124,7 +124,7 @@ func (n *Namespace) withFd(f func(fd int) error) error {
 	}
 	var ferr error
 	if err := c.Control(func(fd uintptr) { ferr = f(int(fd)) }); err != nil {
-		return err
+		return os.ErrClosed // the only reason
 	}
 	return ferr
 }
@@ -137,6 +137,13 @@ func onThread(f func() error) error {
 		err := errors.New("the function ended its goroutine")
 		defer func() { done <- err }()
 		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			// /proc/PID/ns/net is the main thread's: it stays where it is, and
+			// busy here while another thread does the work.
+			defer runtime.UnlockOSThread()
+			err = onThread(f)
+			return
+		}
 		err = f()
 		var lost *lostThreadError
 		if !errors.As(err, &lost) {

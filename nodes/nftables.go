@@ -207,7 +207,8 @@ func (c Chain) base(t *nftables.Table) *nftables.Chain {
 }
 
 // exprs is the rule in the kernel's terms: load something into register 1,
-// compare, and so on; the first comparison that fails ends it.
+// compare, and so on; the first comparison that fails ends it. It is written
+// exactly as the kernel lists it afterwards.
 func (r Rule) exprs() []expr.Any {
 	var out []expr.Any
 	load := func(e expr.Any, op expr.CmpOp, data []byte) {
@@ -284,11 +285,11 @@ func (r Rule) exprs() []expr.Any {
 	case Masquerade:
 		out = append(out, &expr.Masq{FullyRandom: true})
 	case DNAT:
-		nat := &expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(r.family()), RegAddrMin: 1}
+		nat := &expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(r.family()), RegAddrMin: 1, RegAddrMax: 1}
 		out = append(out, &expr.Immediate{Register: 1, Data: r.To.Addr().AsSlice()})
 		if r.To.Port() != 0 {
 			out = append(out, &expr.Immediate{Register: 2, Data: binary.BigEndian.AppendUint16(nil, r.To.Port())})
-			nat.RegProtoMin, nat.Specified = 2, true
+			nat.RegProtoMin, nat.RegProtoMax, nat.Specified = 2, 2, true
 		}
 		out = append(out, nat)
 	}

@@ -3,6 +3,7 @@ package nodes
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -42,6 +43,7 @@ type pass struct {
 	byIndex  map[int]string
 	noDevice map[string]bool // missing devices that have been told
 	created  bool            // a device was made
+	round    int             // of the links
 
 	found, done, failed, foreign []Change
 	errs                         []error
@@ -78,7 +80,7 @@ func (p *pass) firstLook() bool { return p.first && len(p.exclusive) > 0 }
 // do notes a difference and, unless the pass only looks, puts it right.
 func (p *pass) do(c Change, verb string, f func() error) bool {
 	p.found = append(p.found, c)
-	if p.dry || p.ctx.Err() != nil {
+	if p.dry || p.ctx.Err() != nil || slices.Contains(p.failed, c) {
 		return false
 	}
 	if err := f(); err != nil {

@@ -51,10 +51,11 @@ type Reconciler struct {
 	h       *netlink.Handle
 	port    uint32           // h's netlink port, the origin of our own notifications
 	eth     *ethtool.Ethtool // nil until needed
+	plain   map[int]bool     // indices of links whose offloads are known to be off
 	made    memory
 	first   bool
-	settled uint64          // the last generation that a pass was done for
-	pending map[Change]bool // what that generation brings about, and failed so far
+	settled uint64             // the last generation that a pass was done for
+	pending map[[2]string]bool // kind and object of what that generation brings about, and failed so far
 
 	mu       sync.Mutex // guards the block below; never held during a pass
 	want     State
@@ -63,6 +64,8 @@ type Reconciler struct {
 	held     bool
 	report   Report
 	interest interest
+	watched  bool         // Run listens: plain may be relied on
+	touched  map[int]bool // indices of links that changed since the last pass
 }
 
 // NewReconciler opens what it needs in ns. ns stays the caller's, and open
@@ -74,6 +77,7 @@ func NewReconciler(ns *Namespace, o Owner) (*Reconciler, error) {
 	}
 	return &Reconciler{
 		ns: ns, owner: o, h: h, port: portOf(h), made: newMemory(), first: true,
+		plain: map[int]bool{}, touched: map[int]bool{},
 		wake: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 	}, nil
 }
@@ -164,6 +168,13 @@ func (r *Reconciler) pass(ctx context.Context, apply, tablesOK bool) (*pass, err
 	}
 	r.mu.Lock()
 	want, wantErr, gen := r.want, r.wantErr, r.set
+	if !r.watched {
+		clear(r.plain)
+	}
+	for index := range r.touched {
+		delete(r.plain, index)
+	}
+	clear(r.touched)
 	r.mu.Unlock()
 	if gen == 0 {
 		return nil, nil
@@ -215,14 +226,14 @@ func (r *Reconciler) heal(p *pass, gen uint64) []Change {
 	r.settled = gen
 	var healed []Change
 	for _, c := range p.done {
-		if !fresh && !r.pending[c] {
+		if !fresh && !r.pending[[2]string{c.Kind, c.Object}] {
 			healed = append(healed, c)
 		}
 	}
-	pending := map[Change]bool{}
+	pending := map[[2]string]bool{}
 	for _, c := range p.failed {
-		if fresh || r.pending[c] {
-			pending[c] = true
+		if k := [2]string{c.Kind, c.Object}; fresh || r.pending[k] {
+			pending[k] = true
 		}
 	}
 	r.pending = pending
@@ -251,6 +262,8 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		return err
 	}
 	defer m.close()
+	r.watch(true)
+	defer r.watch(false)
 
 	resyncs := time.NewTicker(resync)
 	defer resyncs.Stop()
@@ -297,6 +310,12 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			backoff = minBackoff
 		}
 	}
+}
+
+func (r *Reconciler) watch(on bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.watched = on
 }
 
 func (r *Reconciler) isHeld() bool {

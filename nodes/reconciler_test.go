@@ -45,11 +45,11 @@ func TestVXLANState(t *testing.T) {
 // tools, and expects it back.
 func TestHeal(t *testing.T) {
 	t.Parallel()
-	nodestest.Require(t, nodestest.VXLAN, nodestest.Bridge, nodestest.NFT, nodestest.Tool("ip"), nodestest.Tool("bridge"), nodestest.Tool("nft"))
+	nodestest.Require(t, nodestest.VXLAN, nodestest.Bridge, nodestest.NFT, nodestest.Tool("ip"), nodestest.Tool("bridge"), nodestest.Tool("nft"), nodestest.Tool("ethtool"))
 	host := newHost(t)
 	r := newReconciler(t, host)
 	s := vxlanState(3)
-	s.Links = append(s.Links, nodes.Port{LinkAttrs: attrs("eth0")}, nodes.Bridge{LinkAttrs: nodes.LinkAttrs{Name: "cni0", MTU: 1450, MAC: mac(77)}})
+	s.Links = append(s.Links, nodes.Port{LinkAttrs: nodes.LinkAttrs{Name: "eth0", NoOffload: true}}, nodes.Bridge{LinkAttrs: nodes.LinkAttrs{Name: "cni0", MTU: 1450, MAC: mac(77)}})
 	s.Addrs = append(s.Addrs,
 		nodes.Addr{Dev: "eth0", Prefix: prefix("192.168.0.1/16")},
 		nodes.Addr{Dev: "cni0", Prefix: prefix("10.1.0.1/24")},
@@ -77,7 +77,7 @@ func TestHeal(t *testing.T) {
 		var b strings.Builder
 		for _, line := range []string{
 			"ip -br link", "ip -br addr", "ip route show table main", "ip -6 route show table main", "ip neigh show nud permanent",
-			"bridge fdb show dev flannel.1", "nft list table inet labctl-test",
+			"bridge fdb show dev flannel.1", "ethtool -k eth0", "nft list table inet labctl-test",
 			"cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/flannel.1/accept_ra /proc/sys/net/ipv4/conf/cni0/rp_filter",
 		} {
 			out, err := try(t, host, line)
@@ -145,6 +145,8 @@ func TestHeal(t *testing.T) {
 		{"underlay down", "ip link set eth0 down ; ip link set eth0 up"},
 		{"mtu", "ip link set flannel.1 mtu 1400"},
 		{"mac", "ip link set flannel.1 address 02:00:00:00:12:34"},
+		{"offload", "ethtool -K eth0 tx on"},
+		{"offload", "ethtool -K eth0 gro on"},
 		{"device deleted", "ip link del flannel.1"},
 		{"device of another vni", "ip link del flannel.1 ; ip link add flannel.1 type vxlan id 7 dev eth0 dstport 8472"},
 		{"device of another kind", "ip link del flannel.1 ; ip link add flannel.1 type bridge"},

@@ -109,8 +109,10 @@ type Neighbour struct {
 	Dev  string
 	Addr netip.Addr
 	MAC  net.HardwareAddr
-	// ExternLearned makes it extern_learn and reachable in place of
-	// permanent. Neither kind counts against the machine's gc_thresh3.
+	// ExternLearned marks it as set by a control plane (extern_learn). It is
+	// permanent all the same: a reachable one would go stale and be probed, a
+	// noarp one is hidden by ip neigh. Neither kind counts against the
+	// machine's gc_thresh3.
 	ExternLearned bool
 }
 

@@ -1,0 +1,39 @@
+# Targets are one line each; what is longer is in scripts/.
+GO      ?= go
+LABCTL  := bin/labctl
+VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+export CGO_ENABLED := 0
+
+.PHONY: build test race tools bench lint demo fuzz clean help
+.DEFAULT_GOAL := build
+
+build: ## build the one static binary, bin/labctl
+	$(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o $(LABCTL) ./cmd/labctl
+
+test: tools build ## run all tests; as root also what only root can
+	scripts/test
+
+race: ## run the tests under the race detector (needs a C compiler)
+	CGO_ENABLED=1 $(GO) test -race -short ./...
+
+tools: ## install the programs that tests compare with, where that is possible
+	scripts/tools
+
+bench: build ## measure up, converged, first packet, down; compare with mininet
+	scripts/tools mn:mininet brctl:bridge-utils
+	$(GO) run ./scripts/bench -labctl $(LABCTL)
+
+lint: ## gofmt, vet, and a diff of go.mod against what is used
+	scripts/lint
+
+demo: build ## build, bring up flannel-vxlan, ping everything, take it down
+	scripts/demo $(LABCTL)
+
+fuzz: ## fuzz every parser for a short while
+	scripts/fuzz
+
+clean: ## remove what was built
+	rm -rf bin
+
+help: ## this text
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

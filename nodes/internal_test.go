@@ -1,0 +1,125 @@
+package nodes
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// open makes a namespace and a Reconciler in it.
+func open(t testing.TB) *Reconciler {
+	t.Helper()
+	ns, err := NewNamespace("a")
+	if err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() { ns.Close() })
+	r, err := NewReconciler(ns, Owner{Protocol: 91})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Close() })
+	return r
+}
+
+// TestOwnNotifications holds that the monitor knows our own changes, which
+// rests on a field of the netlink package.
+func TestOwnNotifications(t *testing.T) {
+	t.Parallel()
+	r := open(t)
+	if r.port == 0 {
+		t.Fatal("portOf does not find the socket")
+	}
+	f, err := r.ns.listen(unix.NETLINK_ROUTE, 1<<(unix.RTNLGRP_IPV4_ROUTE-1)|1<<(unix.RTNLGRP_NEIGH-1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	m := &monitor{r: r}
+	r.Set(State{
+		Links:  []Link{Bridge{LinkAttrs: LinkAttrs{Name: "br0"}}},
+		Routes: []Route{{Dst: netip.MustParsePrefix("10.0.0.0/8"), Kind: Blackhole}},
+		Neighbours: []Neighbour{{Dev: "br0", Addr: netip.MustParseAddr("10.0.0.1"), MAC: []byte{2, 0, 0, 0, 0, 1}},
+			{Dev: "br0", Addr: netip.MustParseAddr("10.0.0.2"), MAC: []byte{2, 0, 0, 0, 0, 1}}},
+	})
+	if _, err := r.Apply(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	f.SetReadDeadline(time.Now().Add(time.Second))
+	buf := make([]byte, 16<<10)
+	for range 3 {
+		n, err := f.Read(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.matters(buf[:n]) {
+			t.Errorf("our own change would cause a pass: % x", buf[:n])
+		}
+	}
+}
+
+func TestNeighbourMatters(t *testing.T) {
+	in := interest{addrs: map[netip.Addr]bool{netip.MustParseAddr("10.0.0.1"): true}, vxlans: map[int]bool{7: true}}
+	msg := func(family, index, state, flags byte, ip ...byte) []byte {
+		return append([]byte{family, 0, 0, 0, index, 0, 0, 0, state, 0, flags, 0, 8, 0, unix.NDA_DST, 0}, ip...)
+	}
+	for _, test := range []struct {
+		name string
+		msg  []byte
+		want bool
+	}{
+		{"arp", msg(unix.AF_INET, 3, unix.NUD_REACHABLE, 0, 10, 0, 0, 9), false},
+		{"arp for a wanted address", msg(unix.AF_INET, 3, unix.NUD_FAILED, 0, 10, 0, 0, 1), true},
+		{"permanent", msg(unix.AF_INET, 3, unix.NUD_PERMANENT, 0, 10, 0, 0, 9), true},
+		{"extern_learn", msg(unix.AF_INET, 3, unix.NUD_STALE, unix.NTF_EXT_LEARNED, 10, 0, 0, 9), true},
+		{"bridge learns", msg(unix.AF_BRIDGE, 3, unix.NUD_REACHABLE, 0, 10, 0, 0, 9), false},
+		{"vxlan learns", msg(unix.AF_BRIDGE, 7, unix.NUD_REACHABLE, unix.NTF_SELF, 10, 0, 0, 9), false},
+		{"vxlan", msg(unix.AF_BRIDGE, 7, unix.NUD_PERMANENT, unix.NTF_SELF, 10, 0, 0, 9), true},
+		{"short", []byte{2}, true},
+	} {
+		if got := in.neighbour(test.msg); got != test.want {
+			t.Errorf("%s: neighbour() = %v, want %v", test.name, got, test.want)
+		}
+	}
+}
+
+// TestFingerprint holds that the kernel lists rules as they were given.
+func TestFingerprint(t *testing.T) {
+	t.Parallel()
+	r := open(t)
+	p4, p6 := netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/11")
+	table := Table{Name: "t", Chains: []Chain{
+		{Name: "b", Hook: PostroutingNAT, Rules: []Rule{
+			{Src: p4, NotDst: p4, OutDev: "eth0", Verdict: Masquerade, Comment: "x: y"}, {NotSrc: p6, Dst: p6, NotOutDev: "lo", Verdict: Masquerade},
+		}},
+		{Name: "a", Hook: PreroutingNAT, Rules: []Rule{
+			{Local: true, Protocol: "tcp", DstPort: 80, Verdict: DNAT, To: netip.MustParseAddrPort("[fd00::1]:8080")},
+			{Protocol: "udp", Verdict: DNAT, To: netip.AddrPortFrom(netip.MustParseAddr("10.0.0.1"), 0)},
+		}},
+		{Name: "c", Hook: Forward, Rules: []Rule{{InDev: "eth0", Mark: 4, MarkMask: 4, Verdict: Drop}, {Mark: 4, MarkMask: 0xffffffff, Verdict: Return}, {Verdict: Accept}}},
+		{Name: "d", Hook: Input}, {Name: "e", Hook: Output}, {Name: "f", Hook: OutputNAT},
+	}}
+	r.Set(State{Tables: []Table{table}})
+	if _, err := r.Apply(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	want, got := table.fingerprint(), r.made.tables["t"].have
+	if !slices.Equal(got, want) {
+		t.Errorf("listed:\n%q\nwant\n%q", got, want)
+	}
+}
+
+// BenchmarkOffload is what NoOffload costs for each link and pass.
+func BenchmarkOffload(b *testing.B) {
+	r := open(b)
+	r.Set(State{Links: []Link{Veth{LinkAttrs: LinkAttrs{Name: "eth0", NoOffload: true}, PeerName: "far"}}})
+	for b.Loop() {
+		if _, err := r.Apply(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

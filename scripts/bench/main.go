@@ -1,0 +1,322 @@
+// Command bench measures how fast labs come and go:
+//
+//	go run ./scripts/bench -labctl bin/labctl
+//
+// It prints the times of a 3-node lab beside mininet's of a 3-host network
+// without overlay or store, rounds interleaved, and then how labs grow from 3
+// to 100 nodes. Everything it starts it takes down again.
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	b := bench{}
+	flag.StringVar(&b.labctl, "labctl", "bin/labctl", "the binary to measure")
+	flag.IntVar(&b.rounds, "rounds", 10, "rounds of the 3-node lab and of mininet")
+	flag.IntVar(&b.growth, "growth", 5, "rounds of each size")
+	sizes := flag.String("sizes", "3,20,50,100", "nodes of the growing lab")
+	flag.Parse()
+	for _, s := range strings.Split(*sizes, ",") {
+		n, err := strconv.Atoi(s)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "bench: sizes:", err)
+			os.Exit(2)
+		}
+		b.sizes = append(b.sizes, n)
+	}
+	if err := b.run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+type bench struct {
+	labctl         string
+	rounds, growth int
+	sizes          []int
+}
+
+// sample is one lab's life.
+type sample struct {
+	Up, Converged, FirstPing float64 // ms from the command's start, as labctl status has them
+	UpWall, DownWall         float64 // ms of the whole commands, seen from outside
+	Memory                   float64 // MB private to the lab's processes
+	Processes                int
+}
+
+func (b *bench) run(ctx context.Context) error {
+	abs, err := filepath.Abs(b.labctl)
+	if err != nil {
+		return err
+	}
+	b.labctl = abs
+	fmt.Printf("machine: %s, %d cores, %s, %s\n\n", kernel(), runtime.NumCPU(), runtime.Version(), time.Now().Format("2006-01-02"))
+
+	mininet := b.mininetReady()
+	var ours []sample
+	var theirs []float64
+	// A warm-up each, so that neither pays for a cold page cache.
+	if _, err := b.lab(ctx, "flannel-vxlan"); err != nil {
+		return err
+	}
+	if mininet == "" {
+		if _, err := b.mininet(ctx); err != nil {
+			mininet = err.Error()
+		}
+	}
+	for range b.rounds {
+		s, err := b.lab(ctx, "flannel-vxlan")
+		if err != nil {
+			return err
+		}
+		ours = append(ours, s)
+		if mininet == "" {
+			ms, err := b.mininet(ctx)
+			if err != nil {
+				return err
+			}
+			theirs = append(theirs, ms)
+		}
+	}
+	fmt.Printf("flannel-vxlan: 3 nodes, 6 containers, etcd; milliseconds, %d rounds, median (least - most)\n", b.rounds)
+	for _, r := range []struct {
+		name string
+		of   func(sample) float64
+		goal string
+	}{
+		{"t_up", func(s sample) float64 { return s.Up }, ""},
+		{"t_converged", func(s sample) float64 { return s.Converged }, ""},
+		{"t_first_ping", func(s sample) float64 { return s.FirstPing }, "goal 250"},
+		{"up, whole command", func(s sample) float64 { return s.UpWall }, ""},
+		{"t_down, whole command", func(s sample) float64 { return s.DownWall }, "goal 120"},
+		{"private memory, MB", func(s sample) float64 { return s.Memory }, ""},
+	} {
+		fmt.Printf("  %-24s %s  %s\n", r.name, spread(ours, r.of), r.goal)
+	}
+	if mininet != "" {
+		fmt.Printf("mininet: not measured: %s\n", mininet)
+	} else {
+		both := func(s sample) float64 { return s.UpWall + s.DownWall }
+		fmt.Printf("  %-24s %s\n", "up + down", spread(ours, both))
+		fmt.Printf("  %-24s %s\n", "mininet, up + down", spread(theirs, func(f float64) float64 { return f }))
+		var ratios []float64
+		for i, s := range ours {
+			ratios = append(ratios, both(s)/theirs[i])
+		}
+		fmt.Printf("  %-24s %.2f  goal below 1\n", "ratio, median of pairs", median(ratios))
+	}
+
+	fmt.Printf("\ngrowth: one container a node, one segment; median of %d rounds, sizes in turn\n", b.growth)
+	results := map[int][]sample{}
+	for range b.growth {
+		for _, n := range b.sizes {
+			file, err := b.labFile(n)
+			if err != nil {
+				return err
+			}
+			s, err := b.lab(ctx, file)
+			os.Remove(file)
+			if err != nil {
+				return err
+			}
+			results[n] = append(results[n], s)
+		}
+	}
+	fmt.Printf("%6s %9s %13s %14s %9s %11s %15s %10s\n", "NODES", "T_UP", "T_CONVERGED", "T_FIRST_PING", "T_DOWN", "MS A NODE", "MEMORY MB", "MB A NODE")
+	for _, n := range b.sizes {
+		r := results[n]
+		first := median(collect(r, func(s sample) float64 { return s.FirstPing }))
+		mem := median(collect(r, func(s sample) float64 { return s.Memory }))
+		fmt.Printf("%6d %9.0f %13.0f %14.0f %9.0f %11.1f %15.0f %10.1f\n", n,
+			median(collect(r, func(s sample) float64 { return s.Up })),
+			median(collect(r, func(s sample) float64 { return s.Converged })),
+			first, median(collect(r, func(s sample) float64 { return s.DownWall })), first/float64(n), mem, mem/float64(n))
+	}
+	return nil
+}
+
+// labFile writes a lab of n nodes.
+func (b *bench) labFile(n int) (string, error) {
+	f, err := os.CreateTemp("", "bench-*.yaml")
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	_, err = fmt.Fprintf(f, `name: bench
+network: {Network: 10.0.0.0/8, SubnetLen: 24, Backend: {Type: vxlan}}
+segments: {lan: {subnet: 192.168.0.0/20}}
+nodes: %d
+`, n)
+	return f.Name(), err
+}
+
+// lab brings a lab up and down.
+func (b *bench) lab(ctx context.Context, file string) (s sample, err error) {
+	name := fmt.Sprintf("bench-%d", os.Getpid())
+	defer func() {
+		if err != nil {
+			exec.Command(b.labctl, "down", name).Run()
+		}
+	}()
+	from := time.Now()
+	out, err := output(ctx, b.labctl, "up", file, "--name", name, "-o", "json")
+	if err != nil {
+		return s, err
+	}
+	s.UpWall = ms(time.Since(from))
+	var st struct {
+		Timings struct{ UpMs, ConvergedMs, FirstPingMs float64 }
+	}
+	if err := json.Unmarshal(out, &st); err != nil {
+		return s, err
+	}
+	s.Up, s.Converged, s.FirstPing = st.Timings.UpMs, st.Timings.ConvergedMs, st.Timings.FirstPingMs
+	if s.Memory, s.Processes, err = b.memory(ctx, name); err != nil {
+		return s, err
+	}
+	from = time.Now()
+	_, err = output(ctx, b.labctl, "down", name)
+	s.DownWall = ms(time.Since(from))
+	return s, err
+}
+
+// memory adds up what is private to the processes in the lab's PID namespace.
+func (b *bench) memory(ctx context.Context, name string) (mb float64, count int, err error) {
+	out, err := output(ctx, b.labctl, "ls", "-o", "json")
+	if err != nil {
+		return 0, 0, err
+	}
+	var labs []struct{ Name, Dir string }
+	if err := json.Unmarshal(out, &labs); err != nil {
+		return 0, 0, err
+	}
+	for _, l := range labs {
+		if l.Name != name {
+			continue
+		}
+		data, err := os.ReadFile(filepath.Join(l.Dir, "record.json"))
+		if err != nil {
+			return 0, 0, err
+		}
+		var rec struct{ PIDNamespace uint64 }
+		if err := json.Unmarshal(data, &rec); err != nil {
+			return 0, 0, err
+		}
+		return privateMemory(rec.PIDNamespace)
+	}
+	return 0, 0, fmt.Errorf("%s: not in labctl ls", name)
+}
+
+func privateMemory(pidns uint64) (mb float64, count int, err error) {
+	procs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		return 0, 0, err
+	}
+	want := fmt.Sprintf("pid:[%d]", pidns)
+	for _, p := range procs {
+		if ns, err := os.Readlink(p + "/ns/pid"); err != nil || ns != want {
+			continue
+		}
+		data, err := os.ReadFile(p + "/smaps_rollup")
+		if err != nil {
+			continue // ended in between
+		}
+		count++
+		for line := range strings.Lines(string(data)) {
+			f := strings.Fields(line)
+			if len(f) == 3 && (f[0] == "Private_Dirty:" || f[0] == "Private_Clean:") {
+				kb, err := strconv.ParseFloat(f[1], 64)
+				if err != nil {
+					return 0, 0, fmt.Errorf("%s: %w", p, err)
+				}
+				mb += kb / 1024
+			}
+		}
+	}
+	return mb, count, nil
+}
+
+// mininetReady says what is missing for the comparison, "" for nothing.
+func (b *bench) mininetReady() string {
+	if os.Geteuid() != 0 {
+		return "it needs root"
+	}
+	for _, p := range []string{"mn", "brctl", "unshare"} {
+		if _, err := exec.LookPath(p); err != nil {
+			return p + " is not installed (Debian: mininet, bridge-utils)"
+		}
+	}
+	return ""
+}
+
+// mininet brings a network of three hosts up and down. It makes its switch in
+// the namespace that it runs in: that is a private one here.
+func (b *bench) mininet(ctx context.Context) (float64, error) {
+	from := time.Now()
+	_, err := output(ctx, "unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc",
+		"mn", "--topo", "single,3", "--switch", "lxbr", "--controller", "none", "--test", "none")
+	return ms(time.Since(from)), err
+}
+
+func output(ctx context.Context, argv ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w\n%s", strings.Join(argv, " "), err, errs.String())
+	}
+	return out, nil
+}
+
+func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+func collect[T any](all []T, of func(T) float64) []float64 {
+	var v []float64
+	for _, x := range all {
+		v = append(v, of(x))
+	}
+	return v
+}
+
+func median(v []float64) float64 {
+	v = slices.Clone(v)
+	slices.Sort(v)
+	if n := len(v); n%2 == 0 {
+		return (v[n/2-1] + v[n/2]) / 2
+	}
+	return v[len(v)/2]
+}
+
+func spread[T any](all []T, of func(T) float64) string {
+	v := collect(all, of)
+	return fmt.Sprintf("%6.0f (%.0f - %.0f)", median(v), slices.MinFunc(v, cmp.Compare[float64]), slices.Max(v))
+}
+
+func kernel() string {
+	b, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err != nil {
+		return "unknown kernel"
+	}
+	return "Linux " + strings.TrimSpace(string(b))
+}
