@@ -67,6 +67,7 @@ func (s *Store) acquire(ctx context.Context, r Request) (*Held, error) {
 	}
 	a := acquisition{store: s, request: r}
 	b := backoff{least: 5 * time.Millisecond, most: 500 * time.Millisecond}
+	last := errors.New("etcd has not answered")
 	for {
 		h, err := a.attempt(ctx)
 		switch {
@@ -75,10 +76,12 @@ func (s *Store) acquire(ctx context.Context, r Request) (*Held, error) {
 		case isFinal(err):
 			a.giveUp()
 			return nil, err
+		case ctx.Err() == nil:
+			last = err
 		}
 		if b.wait(ctx) != nil {
 			a.giveUp()
-			return nil, errors.Join(context.Cause(ctx), err)
+			return nil, fmt.Errorf("%w: %w", last, context.Cause(ctx))
 		}
 	}
 }
@@ -338,25 +341,19 @@ func (e *ExhaustedError) Error() string {
 	fmt.Fprintf(&b, "no subnet is free: network %s has %d subnets of /%d from %s to %s",
 		e.Pool.Network, e.Pool.Size(), e.Pool.SubnetLen, e.Pool.SubnetMin, e.Pool.SubnetMax)
 	const shown = 8
-	for i, l := range e.Leases {
-		if i == shown {
-			fmt.Fprintf(&b, " and %d more", len(e.Leases)-shown)
-			break
-		}
-		fmt.Fprintf(&b, "%s %s has %s", []string{",", ":"}[b2i(i == 0)], l.PublicIP, l.Subnet)
+	sep := ": "
+	for _, l := range e.Leases[:min(shown, len(e.Leases))] {
+		fmt.Fprintf(&b, "%s%s has %s", sep, l.PublicIP, l.Subnet)
+		sep = ", "
+	}
+	if more := len(e.Leases) - shown; more > 0 {
+		fmt.Fprintf(&b, " and %d more", more)
 	}
 	if e.NextFree > 0 {
 		fmt.Fprintf(&b, "; %s ends in %s if %s does not renew it", e.NextOf.Subnet, e.NextFree, e.NextOf.PublicIP)
 	}
 	b.WriteString("; use a larger Network or a longer SubnetLen, or remove a host")
 	return b.String()
-}
-
-func b2i(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
 }
 
 // whenFree finds out when the first lease could end. It costs a call for each

@@ -147,7 +147,9 @@ func host(t *testing.T, n int, network string) backends.Request {
 	}
 }
 
-func hostIP(n int) netip.Addr { return netip.AddrFrom4([4]byte{192, 168, byte(50 + n/250), byte(1 + n%250)}) }
+func hostIP(n int) netip.Addr {
+	return netip.AddrFrom4([4]byte{192, 168, byte(50 + n/250), byte(1 + n%250)})
+}
 
 // until waits for a snapshot that satisfies ok.
 func until(t *testing.T, in <-chan backends.Snapshot, what string, ok func(backends.Snapshot) bool) backends.Snapshot {

@@ -161,6 +161,7 @@ func (h *Held) Run(ctx context.Context) error {
 	defer cancel()
 	hint := make(chan struct{}, 1)
 	wg.Go(func() { h.watchKey(ctx, hint) })
+	wg.Go(func() { h.store.onConnect(ctx, func() { signal(hint) }) })
 
 	every := DefaultTTL / 3
 	if h.ttl > 0 {
@@ -199,9 +200,8 @@ func (h *Held) Run(ctx context.Context) error {
 	}
 }
 
-// watchKey hints that the key may have changed: at each change, and at each
-// connection to the store made anew. It carries no news itself, so nothing is
-// lost when an event is.
+// watchKey hints that the key may have changed. It carries no news itself, so
+// nothing is lost when an event is.
 func (h *Held) watchKey(ctx context.Context, hint chan<- struct{}) {
 	key := h.store.subnetKey(h.Lease().Subnet)
 	b := backoff{least: 10 * time.Millisecond, most: time.Second}
@@ -211,10 +211,7 @@ func (h *Held) watchKey(ctx context.Context, hint chan<- struct{}) {
 			if resp.Err() == nil {
 				b.reset()
 			}
-			select {
-			case hint <- struct{}{}:
-			default:
-			}
+			signal(hint)
 		}
 		cancel()
 		if b.wait(ctx) != nil {

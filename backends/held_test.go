@@ -175,6 +175,11 @@ func TestRunSurvivesRestartOfStore(t *testing.T) {
 	ts.start("data")
 	back := time.Now()
 	eventually(t, "renewal after the restart", func() bool {
+		select {
+		case err := <-done:
+			t.Fatalf("Run() = %v", err)
+		default:
+		}
 		return h.Lease().Expires.After(back.Add(1500 * time.Millisecond))
 	})
 	select {

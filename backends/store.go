@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	grpcbackoff "google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/connectivity"
 )
 
 // DefaultPrefix is where flannel keeps its network when not told otherwise.
@@ -94,6 +95,7 @@ func (s *Store) subnetKey(subnet netip.Prefix) string {
 // error at once (a *ConfigError).
 func (s *Store) WaitConfig(ctx context.Context) (Network, []byte, error) {
 	b := backoff{least: 10 * time.Millisecond, most: 250 * time.Millisecond}
+	last := errors.New("etcd has not answered")
 	for {
 		raw, err := s.config(ctx)
 		if err == nil && raw != nil {
@@ -103,11 +105,14 @@ func (s *Store) WaitConfig(ctx context.Context) (Network, []byte, error) {
 			}
 			return n, raw, nil
 		}
-		if err == nil {
-			err = errors.New("not found; write the network config there")
+		switch {
+		case err == nil:
+			last = errors.New("not found; write the network config there")
+		case ctx.Err() == nil:
+			last = err
 		}
 		if b.wait(ctx) != nil {
-			return Network{}, nil, fmt.Errorf("%s: %w", s.configKey(), errors.Join(err, context.Cause(ctx)))
+			return Network{}, nil, fmt.Errorf("%s: %w: %w", s.configKey(), last, context.Cause(ctx))
 		}
 	}
 }
@@ -251,6 +256,30 @@ func (s *Store) get(ctx context.Context, subnet netip.Prefix) (*mvccpb.KeyValue,
 		return nil, h, nil
 	}
 	return resp.Kvs[0], h, nil
+}
+
+// onConnect calls f each time a connection to the store was made anew, until
+// ctx ends. etcd's client resumes its watches by itself and without a word,
+// also on a store that is not the one it was: then nothing would ever come.
+func (s *Store) onConnect(ctx context.Context, f func()) {
+	conn := s.client.ActiveConnection()
+	if conn == nil { // in-process: lives and dies with its server
+		return
+	}
+	for state := conn.GetState(); conn.WaitForStateChange(ctx, state); {
+		// From ready to ready means that it was not in between.
+		if state = conn.GetState(); state == connectivity.Ready {
+			f()
+		}
+	}
+}
+
+// signal leaves word on a channel of capacity one.
+func signal(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
 }
 
 func sortProblems(p []Problem) {

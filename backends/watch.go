@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"net/netip"
+	"sync"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -25,7 +26,7 @@ const resync = 30 * time.Second
 //
 // The channel is closed after ctx has ended.
 func (s *Store) Watch(ctx context.Context, grace time.Duration) <-chan Snapshot {
-	w := &watcher{store: s, grace: grace, out: make(chan Snapshot, 1)}
+	w := &watcher{store: s, grace: grace, out: make(chan Snapshot, 1), connected: make(chan struct{}, 1)}
 	go w.run(ctx)
 	return w.out
 }
@@ -35,6 +36,8 @@ type watcher struct {
 	store *Store
 	grace time.Duration
 	out   chan Snapshot
+	// connected has word when a connection was made anew.
+	connected chan struct{}
 
 	now   head             // of entries; zero before the first list
 	keys  map[string]entry // by full key
@@ -44,8 +47,15 @@ type watcher struct {
 
 func (w *watcher) run(ctx context.Context) {
 	defer close(w.out)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { w.store.onConnect(ctx, func() { signal(w.connected) }) })
 	b := backoff{least: 10 * time.Millisecond, most: time.Second}
 	for {
+		select {
+		case <-w.connected: // the list that follows is as new as it gets
+		default:
+		}
 		keys, now, err := w.store.list(ctx, w.keys)
 		if err == nil {
 			w.renew(keys, now)
@@ -80,16 +90,14 @@ func (w *watcher) replaced(now head) bool {
 }
 
 // follow applies events until everything has to be read again: the watch
-// broke, its start was compacted away, the store was replaced, or it is time.
+// broke, its start was compacted away, the connection is a new one (the store
+// may be another), or it is time.
 // It reports whether the watch worked.
 func (w *watcher) follow(ctx context.Context) (worked bool) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	// The created notice comes again each time the client has reconnected and
-	// resumed by itself, and says what store it found. A store that was set
-	// back would otherwise be silent until it has caught up.
 	events := w.store.client.Watch(clientv3.WithRequireLeader(ctx), w.store.subnetsKey(),
-		clientv3.WithPrefix(), clientv3.WithRev(w.now.revision+1), clientv3.WithCreatedNotify())
+		clientv3.WithPrefix(), clientv3.WithRev(w.now.revision+1))
 	again := time.NewTimer(resync)
 	defer again.Stop()
 	for {
@@ -109,6 +117,8 @@ func (w *watcher) follow(ctx context.Context) (worked bool) {
 			}
 		case <-w.graceOver():
 			w.publish()
+		case <-w.connected:
+			return true
 		case <-again.C:
 			return true
 		}

@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"os"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
 	"labctl/backends"
 	"labctl/lab/internal/rpc"
 )
@@ -52,11 +51,8 @@ func Run(ctx context.Context, c ProcessConfig, controlFile *os.File) error {
 	store := backends.NewStore(s.Client())
 	if len(c.Network) > 0 {
 		// A restarted store keeps what somebody has written since.
-		key := backends.DefaultPrefix + "/config"
-		_, err := s.Client().Txn(ctx).If(clientv3.Compare(clientv3.Version(key), "=", 0)).
-			Then(clientv3.OpPut(key, string(c.Network))).Commit()
-		if err != nil {
-			return fmt.Errorf("%s: %w", key, err)
+		if err := store.PutConfigOnce(ctx, c.Network); err != nil {
+			return err
 		}
 	}
 	for _, r := range c.Reservations {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
 )
 
 // Config is what a lab says about its store.
@@ -35,8 +37,9 @@ type Server struct {
 
 	close sync.Once
 	done  chan struct{}
-	mu    sync.Mutex
-	err   error // why it ended; under mu
+	mu    sync.Mutex     // guards what follows
+	err   error          // why it ended
+	grpc  []*grpc.Server // one for each listener
 }
 
 // Start runs a server and returns when it serves clients: after 10 to 30 ms,
@@ -67,7 +70,13 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	if s.lock, err = lockDir(cfg.Dir); err != nil {
 		return nil, err
 	}
-	if err := s.start(ctx, settings(cfg, urls, s.log)); err != nil {
+	c := settings(cfg, urls, s.log)
+	c.ServiceRegister = func(g *grpc.Server) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.grpc = append(s.grpc, g)
+	}
+	if err := s.start(ctx, c); err != nil {
 		s.lock.Close()
 		return nil, err
 	}
@@ -118,13 +127,19 @@ func (s *Server) start(ctx context.Context, cfg *embed.Config) error {
 	}
 }
 
-// stop ends etcd. Its own Close waits for listeners that wait for the server
-// to be ready or stopped, so the server goes first when it was never ready.
-// A server that gave up may not come to an end at all.
+// stop ends etcd. Its own Close
+//   - waits up to 5 s for calls under way, and meanwhile takes no renewals but
+//     lets leases end: so connections are cut first;
+//   - waits for listeners that wait for the server to be ready or stopped: so
+//     a server that was never ready is stopped first;
+//   - may not come to an end when the server gave up: so that is not waited for.
 func (s *Server) stop() {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
+		for _, g := range s.listeners() {
+			g.Stop()
+		}
 		select {
 		case <-s.etcd.Server.ReadyNotify():
 		default:
@@ -140,6 +155,12 @@ func (s *Server) stop() {
 		case <-time.After(time.Second):
 		}
 	}
+}
+
+func (s *Server) listeners() []*grpc.Server {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.grpc)
 }
 
 // watch notices when the server ends by itself.

@@ -1,0 +1,34 @@
+package catalogue
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestEveryBackendIsMade(t *testing.T) {
+	var types []string
+	for _, info := range All() {
+		b, err := New(strings.ToUpper(info.Type), nil)
+		if err != nil || b.Type() != info.Type {
+			t.Errorf("New(%s) = %v, %v", info.Type, b, err)
+		}
+		if info.Summary == "" {
+			t.Errorf("%s has no summary", info.Type)
+		}
+		types = append(types, info.Type)
+	}
+	if !slices.IsSorted(types) || len(slices.Compact(types)) != len(All()) {
+		t.Errorf("types %v: not sorted, or one twice", types)
+	}
+}
+
+func TestUnknownType(t *testing.T) {
+	b, err := New("vlan", nil)
+	if b != nil || err == nil || !strings.Contains(err.Error(), `"vlan" is unknown`) || !strings.Contains(err.Error(), "vxlan") {
+		t.Errorf("New(vlan) = %v, %v", b, err)
+	}
+	if b, err := New("vxlan", []byte(`{"VNI":-1}`)); b != nil || err == nil {
+		t.Errorf("New(vxlan, bad) = %v, %v, want a nil Backend", b, err)
+	}
+}
