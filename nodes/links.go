@@ -195,7 +195,7 @@ func (p *pass) create(l Link) error {
 		}
 		err = l.PeerNamespace.withFd(func(fd int) error {
 			v.PeerNamespace = netlink.NsFd(fd)
-			return h.LinkAdd(v)
+			return p.addVeth(v)
 		})
 	case VXLAN:
 		dev := p.byName[l.Dev]
@@ -232,6 +232,31 @@ func (p *pass) create(l Link) error {
 		_, err = p.offload(a.Name, true)
 	}
 	return err
+}
+
+// addVeth makes a pair whose ends have different numbers in their namespaces.
+// The kernel (net/core/link_watch.c) takes a device whose peer has the same
+// number for one without a peer, and tells that its carrier came up only at its
+// next round, up to a second later; until then a bridge drops what it sends.
+func (p *pass) addVeth(v *netlink.Veth) error {
+	h := p.r.h
+	if err := h.LinkAdd(v); err != nil {
+		return err
+	}
+	made, err := h.LinkByName(v.Name)
+	if err != nil {
+		return err
+	}
+	a := made.Attrs()
+	if a.Index != a.ParentIndex {
+		return nil
+	}
+	if err := h.LinkDel(made); err != nil {
+		return err
+	}
+	// The far end's next number is one more than its last, this end's two.
+	v.Index = a.Index + 2
+	return h.LinkAdd(v)
 }
 
 // identity tells in which respect cur is not the device that l describes, such

@@ -226,6 +226,7 @@ func (a *Agent) follow(ctx context.Context, h *backends.Held) error {
 	snapshots := a.store.Watch(ctx, a.LeaseTTL)
 	var snap backends.Snapshot
 	lost := a.keep(ctx, h)
+	var pace pacer
 	for {
 		select {
 		case <-ctx.Done():
@@ -252,7 +253,44 @@ func (a *Agent) follow(ctx context.Context, h *backends.Held) error {
 		}
 		if snap.Revision > 0 {
 			a.set(h.Lease(), snap)
+			pace.rest(ctx, len(snap.Leases))
 		}
+	}
+}
+
+// pacer keeps many hosts that come up at once from starving each other: each
+// new lease is work for every host, a square of it in all. A few changes are
+// taken at once; in a flock of them the agent rests between two, and finds them
+// collected in one Snapshot.
+type pacer struct {
+	last  time.Time
+	burst int
+}
+
+// The pace of a flock of changes.
+const (
+	freeChanges   = 4                      // taken at once
+	flock         = 250 * time.Millisecond // changes nearer to each other belong together
+	restPerLease  = time.Millisecond
+	longestOfRest = 200 * time.Millisecond
+)
+
+func (p *pacer) rest(ctx context.Context, leases int) {
+	now := time.Now()
+	if now.Sub(p.last) > flock {
+		p.burst = 0
+	}
+	p.burst++
+	p.last = now
+	if p.burst <= freeChanges {
+		return
+	}
+	t := time.NewTimer(min(time.Duration(leases)*restPerLease, longestOfRest))
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+		p.last = time.Now()
 	}
 }
 

@@ -171,6 +171,15 @@ func (e *endpoint) apply(ctx context.Context, st nodes.State) error {
 // makeLinks wires the underlay and the hosts. The store goes first: its start
 // takes the longest, and it runs beside the rest.
 func (s *Supervisor) makeLinks(ctx context.Context) error {
+	// With the bridge first, the ends of no veth pair get the same number,
+	// which nodes would have to mend.
+	for _, p := range s.plan.Segments {
+		st := s.segmentState(p)
+		st.Links = st.Links[:1]
+		if err := s.endpoints[p.Name].apply(ctx, st); err != nil {
+			return err
+		}
+	}
 	if p := s.plan.Etcd; p != nil {
 		st, err := s.etcdState(p)
 		if err != nil {
