@@ -211,6 +211,8 @@ func (p *pass) create(l Link) error {
 		return err
 	}
 	p.created = true
+	p.fresh[a.Name] = true
+	p.forgetNeighbours(a.Name)
 	made, err := h.LinkByName(a.Name)
 	if err != nil {
 		return err

@@ -144,6 +144,7 @@ func (m *monitor) read(f *os.File, matters func([]byte) bool) {
 		switch {
 		case errors.Is(rerr, unix.ENOBUFS), n > len(buf):
 			m.nftHit.Store(true)
+			m.r.touchNeighbours()
 			notify(m.events)
 		case rerr != nil:
 			return
@@ -174,12 +175,13 @@ func (m *monitor) matters(b []byte) bool {
 		switch kind {
 		case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
 			if in.neighbour(body) {
-				return true
+				m.r.touchNeighbours()
+				hit = true
 			}
 		case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
 			// The local table is the kernel's shadow of the addresses.
 			if len(body) < unix.SizeofRtMsg || body[4] == unix.RT_TABLE_MAIN {
-				return true
+				hit = true
 			}
 		case unix.RTM_NEWLINK, unix.RTM_DELLINK:
 			if len(body) >= unix.SizeofIfInfomsg {
@@ -189,7 +191,7 @@ func (m *monitor) matters(b []byte) bool {
 			}
 			hit = true
 		default:
-			return true
+			hit = true
 		}
 	}
 	return hit

@@ -34,17 +34,10 @@ func (p *pass) neighbours() {
 	if len(p.want.Neighbours) == 0 && len(p.r.made.neighbours) == 0 && !p.firstLook() {
 		return
 	}
-	// Family 0 lists ARP and NDP together.
-	list, err := dump(func() ([]netlink.Neigh, error) { return p.r.h.NeighList(0, unix.AF_UNSPEC) })
+	have, err := p.listNeighbours()
 	if err != nil {
 		p.fail("neighbours", "list", err)
 		return
-	}
-	have := make(map[neighKey]netlink.Neigh, len(list))
-	for _, n := range list {
-		if dev := p.byIndex[n.LinkIndex]; dev != "" && n.Family != unix.AF_BRIDGE {
-			have[neighKey{dev, addrOf(n.IP)}] = n
-		}
 	}
 	own, ports := p.ownDevices()
 	want := make(map[neighKey]bool, len(p.want.Neighbours))
@@ -61,7 +54,9 @@ func (p *pass) neighbours() {
 		ch := k.change(Remove, n.HardwareAddr, nudState(n))
 		switch {
 		case p.r.made.neighbours[k], p.first && p.exclusive[k.dev] && fixed:
-			if !p.do(ch, "delete neighbour", func() error { return p.r.h.NeighDel(&n) }) {
+			if p.do(ch, "delete neighbour", func() error { return p.r.h.NeighDel(&n) }) {
+				delete(have, k)
+			} else {
 				made[k] = true
 			}
 		case fixed && own[k.dev]:
@@ -92,8 +87,58 @@ func (p *pass) neighbours() {
 		if n.ExternLearned {
 			nn.Flags = unix.NTF_EXT_LEARNED
 		}
-		p.do(ch, "set neighbour", func() error { return p.r.h.NeighSet(nn) })
+		if p.do(ch, "set neighbour", func() error { return p.r.h.NeighSet(nn) }) {
+			have[k] = *nn
+		}
 	}
+}
+
+// listNeighbours is what the kernel has. All namespaces share one table, and to
+// list one of them the kernel walks it whole: in a lab of n full meshes that is
+// n times n entries. So the list is kept while nobody reports a change of it.
+func (p *pass) listNeighbours() (map[neighKey]netlink.Neigh, error) {
+	if p.knowNeighbours && p.r.neighbours != nil {
+		return p.r.neighbours, nil
+	}
+	have := map[neighKey]netlink.Neigh{}
+	if !p.onlyFresh() {
+		// Family 0 lists ARP and NDP together.
+		list, err := dump(func() ([]netlink.Neigh, error) { return p.r.h.NeighList(0, unix.AF_UNSPEC) })
+		if err != nil {
+			return nil, err
+		}
+		for _, n := range list {
+			if dev := p.byIndex[n.LinkIndex]; dev != "" && n.Family != unix.AF_BRIDGE {
+				have[neighKey{dev, addrOf(n.IP)}] = n
+			}
+		}
+	}
+	p.r.neighbours = have
+	return have, nil
+}
+
+// onlyFresh says that all devices whose neighbours matter were made in this
+// pass: they have none yet.
+func (p *pass) onlyFresh() bool {
+	if !p.first {
+		return false
+	}
+	for dev := range p.exclusive {
+		if p.byName[dev] != nil && !p.fresh[dev] {
+			return false
+		}
+	}
+	for _, n := range p.want.Neighbours {
+		if p.byName[n.Dev] != nil && !p.fresh[n.Dev] {
+			return false
+		}
+	}
+	return true
+}
+
+// forgetNeighbours drops what is known of a device that is made anew.
+func (p *pass) forgetNeighbours(dev string) {
+	maps.DeleteFunc(p.r.neighbours, func(k neighKey, _ netlink.Neigh) bool { return k.dev == dev })
 }
 
 // nudState is the state of n in ip(8)'s words.

@@ -38,11 +38,14 @@ type pass struct {
 	first     bool // no pass has been applied before
 	exclusive map[string]bool
 	tablesOK  bool // the nftables tables are known to be untouched
+	// knowNeighbours: r.neighbours holds, nobody has reported a change.
+	knowNeighbours bool
 
 	byName   map[string]netlink.Link
 	byIndex  map[int]string
 	noDevice map[string]bool // missing devices that have been told
 	created  bool            // a device was made
+	fresh    map[string]bool // the devices made in this pass
 	round    int             // of the links
 
 	found, done, failed, foreign []Change

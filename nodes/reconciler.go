@@ -53,9 +53,12 @@ type Reconciler struct {
 	eth     *ethtool.Ethtool // nil until needed
 	plain   map[int]bool     // indices of links whose offloads are known to be off
 	made    memory
-	first   bool
-	settled uint64             // the last generation that a pass was done for
-	pending map[[2]string]bool // kind and object of what that generation brings about, and failed so far
+	// neighbours is what the last list of them gave, and what passes have done
+	// since; nil before the first.
+	neighbours map[neighKey]netlink.Neigh
+	first      bool
+	settled    uint64             // the last generation that a pass was done for
+	pending    map[[2]string]bool // kind and object of what that generation brings about, and failed so far
 
 	mu       sync.Mutex // guards the block below; never held during a pass
 	want     State
@@ -66,6 +69,8 @@ type Reconciler struct {
 	interest interest
 	watched  bool         // Run listens: plain may be relied on
 	touched  map[int]bool // indices of links that changed since the last pass
+	// neighTouched: a neighbour that matters changed, or may have.
+	neighTouched bool
 }
 
 // NewReconciler opens what it needs in ns. ns stays the caller's, and open
@@ -175,13 +180,16 @@ func (r *Reconciler) pass(ctx context.Context, apply, tablesOK bool) (*pass, err
 		delete(r.plain, index)
 	}
 	clear(r.touched)
+	known := r.watched && !r.neighTouched
+	r.neighTouched = false
 	r.mu.Unlock()
 	if gen == 0 {
 		return nil, nil
 	}
 	p := &pass{
 		r: r, ctx: ctx, want: want, dry: !apply, first: r.first, tablesOK: tablesOK,
-		exclusive: map[string]bool{}, noDevice: map[string]bool{},
+		exclusive: map[string]bool{}, noDevice: map[string]bool{}, fresh: map[string]bool{},
+		knowNeighbours: known,
 	}
 	for _, dev := range r.owner.Exclusive {
 		p.exclusive[dev] = true
@@ -281,6 +289,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		case <-again.C:
 		case <-resyncs.C:
 			tables = true
+			r.touchNeighbours()
 		case <-m.events:
 			// Changes come in flocks.
 			again.Reset(coalesce)
@@ -316,6 +325,14 @@ func (r *Reconciler) watch(on bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.watched = on
+	r.neighTouched = true
+}
+
+// touchNeighbours makes the next pass list the neighbours.
+func (r *Reconciler) touchNeighbours() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.neighTouched = true
 }
 
 func (r *Reconciler) isHeld() bool {

@@ -49,6 +49,7 @@ type Agent struct {
 	mu         sync.Mutex        // guards all below
 	reconciler *nodes.Reconciler // set once
 	held       bool
+	hosts      int // how many hosts the lab has; 0 outside one
 	report     Report
 	sent       Report
 	sets       uint64                 // calls of reconciler.Set
@@ -168,7 +169,7 @@ func (a *Agent) obey(store chan<- struct{}) {
 			return
 		}
 		a.mu.Lock()
-		a.held = o.Hold
+		a.held, a.hosts = o.Hold, o.Hosts
 		if a.reconciler != nil {
 			a.reconciler.Hold(o.Hold)
 		}
@@ -227,6 +228,7 @@ func (a *Agent) follow(ctx context.Context, h *backends.Held) error {
 	var snap backends.Snapshot
 	lost := a.keep(ctx, h)
 	var pace pacer
+	var due <-chan time.Time // set while a snapshot waits for the rest of its flock
 	for {
 		select {
 		case <-ctx.Done():
@@ -237,6 +239,13 @@ func (a *Agent) follow(ctx context.Context, h *backends.Held) error {
 				return ctx.Err()
 			}
 			snap = s
+			if d := pace.wait(len(s.Leases), a.expected()); d > 0 {
+				if due == nil {
+					due = time.After(d)
+				}
+				continue
+			}
+		case <-due:
 		case err := <-lost:
 			if ctx.Err() != nil {
 				return ctx.Err()
@@ -251,46 +260,11 @@ func (a *Agent) follow(ctx context.Context, h *backends.Held) error {
 			}
 			lost = a.keep(ctx, h)
 		}
+		due = nil
 		if snap.Revision > 0 {
 			a.set(h.Lease(), snap)
-			pace.rest(ctx, len(snap.Leases))
+			pace.set()
 		}
-	}
-}
-
-// pacer keeps many hosts that come up at once from starving each other: each
-// new lease is work for every host, a square of it in all. A few changes are
-// taken at once; in a flock of them the agent rests between two, and finds them
-// collected in one Snapshot.
-type pacer struct {
-	last  time.Time
-	burst int
-}
-
-// The pace of a flock of changes.
-const (
-	freeChanges   = 4                      // taken at once
-	flock         = 250 * time.Millisecond // changes nearer to each other belong together
-	restPerLease  = time.Millisecond
-	longestOfRest = 200 * time.Millisecond
-)
-
-func (p *pacer) rest(ctx context.Context, leases int) {
-	now := time.Now()
-	if now.Sub(p.last) > flock {
-		p.burst = 0
-	}
-	p.burst++
-	p.last = now
-	if p.burst <= freeChanges {
-		return
-	}
-	t := time.NewTimer(min(time.Duration(leases)*restPerLease, longestOfRest))
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
-		p.last = time.Now()
 	}
 }
 

@@ -47,6 +47,9 @@ type Order struct {
 	// Store is true once etcd answers. An agent of a lab waits for it: dialling
 	// earlier would only cost the back-off.
 	Store bool `json:"store"`
+	// Hosts is how many agents the lab has: with fewer leases, more are about
+	// to come.
+	Hosts int `json:"hosts"`
 	// Hold stops healing.
 	Hold bool `json:"hold"`
 }

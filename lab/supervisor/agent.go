@@ -66,7 +66,7 @@ func (s *Supervisor) newAgent(h *host) *agentProcess {
 func (s *Supervisor) order(h *host) {
 	if h.agent != nil && h.agent.conn != nil {
 		// An agent that is dead hears it when it starts again.
-		_ = h.agent.conn.Send(agent.Order{Store: s.etcdReady, Hold: h.held})
+		_ = h.agent.conn.Send(agent.Order{Store: s.etcdReady, Hosts: len(s.hosts), Hold: h.held})
 	}
 }
 

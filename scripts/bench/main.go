@@ -205,11 +205,13 @@ func (b *bench) memory(ctx context.Context, name string) (mb float64, count int,
 	if err != nil {
 		return 0, 0, err
 	}
-	var labs []struct{ Name, Dir string }
-	if err := json.Unmarshal(out, &labs); err != nil {
+	var list struct {
+		Labs []struct{ Name, Dir string }
+	}
+	if err := json.Unmarshal(out, &list); err != nil {
 		return 0, 0, err
 	}
-	for _, l := range labs {
+	for _, l := range list.Labs {
 		if l.Name != name {
 			continue
 		}
