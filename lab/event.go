@@ -15,6 +15,8 @@ type Event struct {
 	Message string `json:"message,omitempty"`
 	// State is set when the lab's state changed to it.
 	State State `json:"state,omitempty"`
+	// Changed is set when something else of the status changed.
+	Changed bool `json:"changed,omitempty"`
 	// Error ends the build. Kind and Cure are those of its Failure.
 	Error string      `json:"error,omitempty"`
 	Kind  FailureKind `json:"kind,omitempty"`

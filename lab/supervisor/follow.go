@@ -3,6 +3,7 @@ package supervisor
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"time"
 
 	"labctl/lab"
@@ -73,6 +74,20 @@ func (s *Supervisor) evaluate(ctx context.Context) {
 	if state != s.state {
 		s.state = state
 		s.emitLocked(lab.Event{State: state})
+	}
+	s.tellChanges()
+}
+
+// tellChanges tells those who watch that the status is another. The caller
+// holds mu.
+func (s *Supervisor) tellChanges() {
+	if len(s.watchers) == 0 {
+		return
+	}
+	now := s.statusLocked()
+	if s.told == nil || !reflect.DeepEqual(*s.told, *now) {
+		s.told = now
+		s.emitLocked(lab.Event{Changed: true})
 	}
 }
 

@@ -6,6 +6,11 @@ import "labctl/lab"
 func (s *Supervisor) status() *lab.Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.statusLocked()
+}
+
+// statusLocked is status for a caller that holds mu.
+func (s *Supervisor) statusLocked() *lab.Status {
 	st := &lab.Status{
 		SchemaVersion: 1, Name: s.plan.Name, State: s.state, Reasons: s.reasons(),
 		Backend: s.plan.Backend, Timings: s.timings,

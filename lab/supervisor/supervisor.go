@@ -46,6 +46,7 @@ type Supervisor struct {
 	built     bool
 	verified  bool
 	verifying bool
+	told      *lab.Status   // the status that watchers know
 	changed   chan struct{} // capacity 1: something that the lab's state depends on
 }
 
