@@ -35,7 +35,7 @@ func Open(name string) (*Client, error) {
 		}
 		switch len(names) {
 		case 0:
-			return nil, &Failure{Kind: Failed, Err: fmt.Errorf("lab: none is running"), Cure: "start one: labctl up flannel-vxlan"}
+			return nil, &Failure{Kind: Usage, Err: fmt.Errorf("lab: none is running"), Cure: "start one: labctl up flannel-vxlan" + OtherUsersHint()}
 		case 1:
 			name = names[0]
 		default:
@@ -49,7 +49,7 @@ func Open(name string) (*Client, error) {
 	}
 	rec, err := ReadRecord(d)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, &Failure{Kind: Failed, Err: fmt.Errorf("%s: %w", name, ErrNotRunning), Cure: "labctl ls shows the labs that run" + otherUsersHint()}
+		return nil, notRunning(name)
 	}
 	if err != nil {
 		return nil, err
@@ -61,8 +61,13 @@ func Open(name string) (*Client, error) {
 	return &Client{Dir: d}, nil
 }
 
-// otherUsersHint tells a user other than root that root's labs are separate.
-func otherUsersHint() string {
+// notRunning is the error for a lab that is not there.
+func notRunning(name string) error {
+	return &Failure{Kind: Usage, Err: fmt.Errorf("%s: %w", name, ErrNotRunning), Cure: "labctl ls shows the labs that run" + OtherUsersHint()}
+}
+
+// OtherUsersHint tells a user other than root that root's labs are separate.
+func OtherUsersHint() string {
 	if os.Geteuid() == 0 {
 		return ""
 	}
@@ -75,6 +80,9 @@ func otherUsersHint() string {
 // call sends a request with its files and returns the connection. ctx ends it.
 func (c *Client) call(ctx context.Context, r Request, files ...*os.File) (*rpc.Conn, func(), error) {
 	conn, err := rpc.Dial(c.Dir.Socket())
+	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, fmt.Errorf("%s: %w", c.Dir.Name(), ErrSupervisorGone)
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s: supervisor: %w", c.Dir.Name(), err)
 	}
@@ -82,7 +90,13 @@ func (c *Client) call(ctx context.Context, r Request, files ...*os.File) (*rpc.C
 	closing := func() { stop(); conn.Close() }
 	if err := conn.Send(r, files...); err != nil {
 		closing()
-		return nil, nil, fmt.Errorf("%s: supervisor: %w", c.Dir.Name(), err)
+		if errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {
+			err = ErrSupervisorGone
+		}
+		if ctx.Err() != nil {
+			return nil, nil, ctx.Err()
+		}
+		return nil, nil, fmt.Errorf("%s: %w", c.Dir.Name(), err)
 	}
 	return conn, closing, nil
 }
@@ -95,7 +109,7 @@ func (c *Client) receive(ctx context.Context, conn *rpc.Conn) (Response, []*os.F
 			return r, nil, ctx.Err()
 		}
 		if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, net.ErrClosed) {
-			err = errSupervisorGone
+			err = ErrSupervisorGone
 		}
 		return r, nil, fmt.Errorf("%s: %w", c.Dir.Name(), err)
 	}
@@ -105,7 +119,9 @@ func (c *Client) receive(ctx context.Context, conn *rpc.Conn) (Response, []*os.F
 	return r, files, nil
 }
 
-var errSupervisorGone = errors.New("supervisor: gone in the middle of the answer")
+// ErrSupervisorGone says that the lab ended while it was asked: it was taken
+// down, or its supervisor died.
+var ErrSupervisorGone = errors.New("ended: its supervisor is gone")
 
 // Status asks how the lab is.
 func (c *Client) Status(ctx context.Context) (*Status, error) {

@@ -55,6 +55,10 @@ type Dir string
 
 // DirOf is the run directory of the lab called name. It need not exist.
 func DirOf(name string) (Dir, error) {
+	// A name is part of a path that `down` removes: nothing like ".." gets there.
+	if !labName.MatchString(name) {
+		return "", &Failure{Kind: Usage, Err: fmt.Errorf("%q: not a lab's name", name), Cure: "labctl ls shows the labs that run" + OtherUsersHint()}
+	}
 	base, err := Base()
 	if err != nil {
 		return "", err
@@ -82,7 +86,7 @@ func Names() ([]string, error) {
 	}
 	var names []string
 	for _, e := range entries {
-		if e.IsDir() {
+		if e.IsDir() && labName.MatchString(e.Name()) {
 			names = append(names, e.Name())
 		}
 	}
@@ -125,6 +129,10 @@ func (d Dir) Node(node string) string { return d.path("nodes", node) }
 
 // SubnetEnv is the file that a node's agent writes for the container runtime.
 func (d Dir) SubnetEnv(node string) string { return d.path("nodes", node, "subnet.env") }
+
+// downMark is there once somebody asked for the lab's removal: an `up` that
+// sees its lab end looks whether that is why.
+func (d Dir) downMark() string { return d.path("down") }
 
 // lock is held by the command that builds or removes the lab.
 func (d Dir) lock() string { return d.path("lock") }

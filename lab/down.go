@@ -32,6 +32,9 @@ func Down(ctx context.Context, name string) (*Removed, error) {
 		// Killing needs no lock: the command that has it sees its lab die.
 		if rec, err := ReadRecord(d); err == nil && rec.Alive() {
 			r.Found = true
+			if err := os.WriteFile(d.downMark(), nil, 0o600); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return r, err
+			}
 			ended, err := rec.endVisitors()
 			r.Ended = append(r.Ended, ended...)
 			if err != nil {
@@ -46,8 +49,8 @@ func Down(ctx context.Context, name string) (*Removed, error) {
 		case errors.Is(err, fs.ErrNotExist):
 			continue // removed by the other command in the meantime
 		case errors.Is(err, errLocked):
-			if err := pause(ctx); err != nil {
-				return r, fmt.Errorf("%s: another labctl is building or removing it: %w", name, err)
+			if err := pause(ctx, d); err != nil {
+				return r, fmt.Errorf("%w while another labctl builds or removes it", err)
 			}
 			continue
 		case err != nil:

@@ -31,6 +31,6 @@ func CheckLimits(p *Plan) error {
 
 // FilesNeeded is how many files the lab's busiest process will have open.
 func FilesNeeded(p *Plan) uint64 {
-	namespaces := len(p.Endpoints())
+	namespaces := len(p.Endpoints()) + len(p.Segments)
 	return max(uint64(namespaces*filesPerNamespace+filesOfItsOwn), filesOfEtcd)
 }

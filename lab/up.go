@@ -45,7 +45,7 @@ func Up(ctx context.Context, o UpOptions) (st *Status, unchanged bool, err error
 				st, err := attach(ctx, d, o)
 				return st, err == nil, err
 			}
-			if err := pause(ctx); err != nil {
+			if err := pause(ctx, d); err != nil {
 				return nil, false, err
 			}
 			continue
@@ -65,22 +65,23 @@ func Up(ctx context.Context, o UpOptions) (st *Status, unchanged bool, err error
 }
 
 // pause waits a moment for another command.
-func pause(ctx context.Context) error {
+func pause(ctx context.Context, d Dir) error {
 	t := time.NewTimer(10 * time.Millisecond)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
-		return interrupted(ctx)
+		return interrupted(ctx, d)
 	case <-t.C:
 		return nil
 	}
 }
 
-func interrupted(ctx context.Context) error {
+// interrupted is why ctx ended: Ctrl-C, or too long a wait.
+func interrupted(ctx context.Context, d Dir) error {
 	if errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
-		return &Failure{Kind: TimedOut, Err: errors.New("timed out")}
+		return &Failure{Kind: TimedOut, Err: fmt.Errorf("%s: timed out", d.Name()), Cure: "give it longer with --timeout"}
 	}
-	return &Failure{Kind: Interrupted, Err: errors.New("interrupted")}
+	return &Failure{Kind: Interrupted, Err: fmt.Errorf("%s: interrupted", d.Name())}
 }
 
 // attach waits for a lab that somebody else built or builds.
@@ -88,13 +89,28 @@ func attach(ctx context.Context, d Dir, o UpOptions) (*Status, error) {
 	c := &Client{Dir: d}
 	running, err := c.Plan(ctx)
 	if err != nil {
-		return nil, err
+		return nil, attachFailure(ctx, d, err)
 	}
 	if diff := DiffPlans(running, o.Plan); len(diff) > 0 {
 		return nil, &Failure{Kind: Usage, Err: fmt.Errorf("%s: runs already, from another lab file:\n  %s", d.Name(), strings.Join(diff, "\n  ")),
 			Cure: fmt.Sprintf("labctl down %s first, or choose another name with --name", d.Name())}
 	}
-	return watchUntilReady(ctx, c, nil)
+	st, err := watchUntilReady(ctx, c, nil)
+	return st, attachFailure(ctx, d, err)
+}
+
+// attachFailure says in the words of one who waits for another's lab what
+// became of it.
+func attachFailure(ctx context.Context, d Dir, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return interrupted(ctx, d)
+	case errors.Is(err, ErrSupervisorGone):
+		return fmt.Errorf("%s: another labctl was building it; it was taken down, or that was interrupted", d.Name())
+	}
+	return err
 }
 
 // watchUntilReady follows the build to its end.
@@ -114,15 +130,16 @@ func watchUntilReady(ctx context.Context, c *Client, onEvent func(Event)) (*Stat
 		return nil, failure
 	}
 	if ctx.Err() != nil {
-		return nil, interrupted(ctx)
-	}
-	if errors.Is(err, errSupervisorGone) {
-		return nil, fmt.Errorf("%s: taken down while it was built", c.Dir.Name())
+		return nil, interrupted(ctx, c.Dir)
 	}
 	if err != nil {
 		return nil, err
 	}
-	return c.Status(ctx)
+	st, err := c.Status(ctx)
+	if err != nil && ctx.Err() != nil {
+		return nil, interrupted(ctx, c.Dir)
+	}
+	return st, err
 }
 
 // build makes the lab. The caller holds the lock.
@@ -158,11 +175,14 @@ func start(ctx context.Context, d Dir, o UpOptions) (*Status, error) {
 		return nil, err
 	}
 	l.SetUnlinkOnClose(false)
-	defer l.Close() // the supervisor has it now
 	if err := os.Chmod(d.Socket(), 0o600); err != nil {
+		l.Close()
 		return nil, err
 	}
 	cmd, err := startInit(d, l, o.From)
+	// The supervisor alone has it now: a connection that it cannot take any more
+	// must fail, not wait for us.
+	l.Close()
 	if err != nil {
 		return nil, err
 	}
@@ -170,10 +190,21 @@ func start(ctx context.Context, d Dir, o UpOptions) (*Status, error) {
 	// for it in vain.
 	exited := make(chan struct{})
 	go func() {
-		_ = cmd.Wait() // how it ended is told by the events and the record
+		_ = cmd.Wait() // how it ended is in ProcessState
 		close(exited)
 	}()
-	st, err := watchUntilReady(ctx, &Client{Dir: d}, o.OnEvent)
+	cl := &Client{Dir: d}
+	st, err := watchUntilReady(ctx, cl, o.OnEvent)
+	if f, ok := errors.AsType[*Failure](err); ok && f.Kind == TimedOut && ctx.Err() != nil {
+		f.Err = fmt.Errorf("%w%s", f.Err, cl.missing())
+	}
+	if errors.Is(err, ErrSupervisorGone) {
+		// The shim is ending by itself; how it does tells why.
+		select {
+		case <-exited:
+		case <-time.After(time.Second):
+		}
+	}
 	if err != nil {
 		// The record may not be there yet; the process is ours.
 		_ = cmd.Process.Kill() // already gone is as good
@@ -183,7 +214,47 @@ func start(ctx context.Context, d Dir, o UpOptions) (*Status, error) {
 			return nil, errors.Join(err, fmt.Errorf("process %d: still there %v after SIGKILL", cmd.Process.Pid, killTimeout))
 		}
 	}
+	if errors.Is(err, ErrSupervisorGone) {
+		return nil, whyGone(d, cmd.ProcessState)
+	}
 	return st, err
+}
+
+// missing says what a lab that is being built still lacks, as far as its
+// supervisor can tell at once.
+func (c *Client) missing() string {
+	const most = 3
+	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+	defer cancel()
+	st, err := c.Status(ctx)
+	if err != nil || len(st.Reasons) == 0 {
+		return ""
+	}
+	s := "; " + strings.Join(st.Reasons[:min(len(st.Reasons), most)], "; ")
+	if more := len(st.Reasons) - most; more > 0 {
+		s += fmt.Sprintf("; and %d more", more)
+	}
+	return s
+}
+
+// whyGone says why a lab ended while it was built: somebody took it down, or
+// its supervisor died, of which its log may tell more.
+func whyGone(d Dir, shim *os.ProcessState) error {
+	if _, err := os.Lstat(d.downMark()); err == nil {
+		return &Failure{Kind: Failed, Err: fmt.Errorf("%s: taken down while it was built", d.Name())}
+	}
+	// The shim ends with the supervisor's status, 128 and more for a signal.
+	how := shim.String()
+	if n := shim.ExitCode() - 128; n > 0 {
+		how = "signal: " + syscall.Signal(n).String()
+	}
+	err := fmt.Errorf("%s: supervisor: died while it built the lab: %s", d.Name(), how)
+	const lines = 10
+	if b, rerr := os.ReadFile(d.Log("supervisor")); rerr == nil && len(b) > 0 {
+		all := strings.Split(strings.TrimSpace(string(b)), "\n")
+		err = fmt.Errorf("%w; the end of its log:\n  %s", err, strings.Join(all[max(0, len(all)-lines):], "\n  "))
+	}
+	return &Failure{Kind: Failed, Err: err, Cure: "labctl doctor looks at the machine; if it finds nothing, this is a bug of labctl"}
 }
 
 // startInit starts the init shim as PID 1 of new namespaces. Its network

@@ -15,7 +15,7 @@ func (a *app) doctorCommand() *cobra.Command {
 of the kernel, of permissions and limits, and which tools are there. Exit status
 4 when no lab can run here.`,
 		Example: "  labctl doctor\n  labctl doctor -o json",
-		Args:    arguments(0, 0, "none"),
+		Args:    arguments(0, 0, "no arguments"),
 		RunE: func(c *cobra.Command, _ []string) error {
 			report, err := doctor.Examine(c.Context())
 			if err != nil {

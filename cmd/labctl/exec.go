@@ -4,10 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -31,20 +32,30 @@ found. The command ends with the lab.`,
   labctl exec node1.c1 -- ping -c 3 10.244.7.2
   labctl exec lan -- bridge link`,
 		Args:              arguments(2, -1, "an endpoint and a command"),
-		ValidArgsFunction: a.completeEndpoints,
+		ValidArgsFunction: a.completeExec,
+		Annotations:       map[string]string{runsCommand: "yes"},
 		RunE: func(c *cobra.Command, args []string) error {
 			argv := args[1:]
 			// Flags end at the endpoint, so the dashes are still there.
 			if argv[0] == "--" {
 				argv = argv[1:]
+			} else if strings.HasPrefix(argv[0], "-") {
+				return usage(fmt.Errorf("exec: %s: after the endpoint comes the command", argv[0]), "flags go before it: labctl exec -l LAB "+args[0]+" -- COMMAND")
 			}
 			if len(argv) == 0 {
-				return usage(errors.New("exec: no command"), "labctl exec "+args[0]+" -- ip route")
+				return usage(errors.New("exec: no command"), "for example: labctl exec "+args[0]+" -- ip route")
 			}
-			return a.exec(c.Context(), args[0], argv, tty)
+			want := ttyAuto
+			if c.Flags().Changed("tty") {
+				want = ttyNever
+				if tty {
+					want = ttyAlways
+				}
+			}
+			return a.exec(c.Context(), args[0], argv, want)
 		},
 	}
-	c.Flags().BoolVarP(&tty, "tty", "t", false, "with a terminal (default: when standard input and output are one)")
+	c.Flags().BoolVarP(&tty, "tty", "t", false, "with a terminal, or without: -t=false (default: when standard input and output are one)")
 	c.Flags().SetInterspersed(false)
 	return c
 }
@@ -55,26 +66,35 @@ func (a *app) shellCommand() *cobra.Command {
 		Short:             "A shell inside a node or container",
 		Example:           "  labctl shell node1",
 		Args:              arguments(1, 1, "an endpoint"),
-		ValidArgsFunction: a.completeEndpoints,
+		ValidArgsFunction: upTo(1, a.completeNamespaces),
+		Annotations:       map[string]string{runsCommand: "yes"},
 		RunE: func(c *cobra.Command, args []string) error {
 			shell := os.Getenv("SHELL")
 			if shell == "" {
 				shell = "/bin/sh"
 			}
-			return a.exec(c.Context(), args[0], []string{shell}, false)
+			return a.exec(c.Context(), args[0], []string{shell}, ttyAuto)
 		},
 	}
 }
 
-func (a *app) exec(ctx context.Context, endpointArg string, argv []string, forceTTY bool) error {
+// ttyChoice says whether a command gets a terminal.
+type ttyChoice int
+
+const (
+	ttyAuto ttyChoice = iota // when the caller's standard input and output are one
+	ttyAlways
+	ttyNever
+)
+
+func (a *app) exec(ctx context.Context, endpointArg string, argv []string, tty ttyChoice) error {
 	name, err := endpoint(endpointArg)
 	if err != nil {
 		return err
 	}
 	cl, err := a.open("")
 	if err != nil {
-		a.report(err)
-		return execFailed
+		return err
 	}
 	dir, err := os.Getwd()
 	if err != nil {
@@ -86,21 +106,24 @@ func (a *app) exec(ctx context.Context, endpointArg string, argv []string, force
 	if !outIsFile || !errIsFile || a.stdin == nil {
 		return fmt.Errorf("exec: needs files for its standard streams")
 	}
-	// Signals belong to the command; the context ends with Ctrl-C, so the
-	// connection must not.
+	// From here on signals are the command's. With a terminal of its own it gets
+	// those of keys from there.
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
+	defer signal.Stop(signals)
+	if ctx.Err() != nil {
+		return exitStatus(130) // one came before
+	}
+	// The context ends with Ctrl-C, so the connection must not.
 	ctx = context.WithoutCancel(ctx)
 	var exit *lab.Exit
-	if forceTTY || term.IsTerminal(int(a.stdin.Fd())) && term.IsTerminal(int(out.Fd())) {
-		exit, err = a.execTTY(ctx, cl, r)
+	if tty == ttyAlways || tty == ttyAuto && term.IsTerminal(int(a.stdin.Fd())) && term.IsTerminal(int(out.Fd())) {
+		exit, err = a.execTTY(ctx, cl, r, signals)
 	} else {
-		signals := make(chan os.Signal, 8)
-		signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
-		defer signal.Stop(signals)
 		exit, err = cl.Exec(ctx, r, signals, a.stdin, out, errOut)
 	}
 	if err != nil {
-		a.report(err)
-		return execFailed
+		return err
 	}
 	if exit.Error != "" {
 		fmt.Fprintf(a.stderr, "labctl: %s\n", exit.Error)
@@ -113,7 +136,7 @@ func (a *app) exec(ctx context.Context, endpointArg string, argv []string, force
 
 // execTTY gives the command a pseudo terminal of its own and connects it with
 // the caller's.
-func (a *app) execTTY(ctx context.Context, cl *lab.Client, r lab.ExecRequest) (*lab.Exit, error) {
+func (a *app) execTTY(ctx context.Context, cl *lab.Client, r lab.ExecRequest, signals <-chan os.Signal) (*lab.Exit, error) {
 	master, slave, err := openPTY()
 	if err != nil {
 		return nil, err
@@ -133,7 +156,7 @@ func (a *app) execTTY(ctx context.Context, cl *lab.Client, r lab.ExecRequest) (*
 		}()
 		resize := func() {
 			if w, err := unix.IoctlGetWinsize(in, unix.TIOCGWINSZ); err == nil {
-				_ = unix.IoctlSetWinsize(int(master.Fd()), unix.TIOCSWINSZ, w) // cosmetic
+				_ = control(master, func(fd int) error { return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, w) }) // cosmetic
 			}
 		}
 		resize()
@@ -146,36 +169,113 @@ func (a *app) execTTY(ctx context.Context, cl *lab.Client, r lab.ExecRequest) (*
 			}
 		}()
 	}
-	go io.Copy(master, a.stdin) // ends with the process: a read of a terminal cannot be called off
-	drained := make(chan struct{})
+	go a.feed(master, term.IsTerminal(in))
+	ended, drained := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(drained)
-		io.Copy(a.stdout, master) // ends with EIO when the last process closes the terminal
+		a.drain(master, ended)
 	}()
 	r.TTY = true
-	exit, err := cl.Exec(ctx, r, nil, slave)
+	exit, err := cl.Exec(ctx, r, signals, slave)
 	slave.Close()
-	if err == nil && exit.Error == "" {
-		<-drained
-	}
+	close(ended)
+	<-drained
 	return exit, err
+}
+
+// feed copies standard input to a terminal. It ends with the process: a read
+// cannot be called off. The end of a pipe or file is typed as Ctrl-D, twice
+// where a line is begun (termios(3), VEOF).
+func (a *app) feed(master *os.File, interactive bool) {
+	buf := make([]byte, 4096)
+	last := byte('\n')
+	for {
+		n, err := a.stdin.Read(buf)
+		if n > 0 {
+			last = buf[n-1]
+			if _, werr := master.Write(buf[:n]); werr != nil {
+				return // nobody has the terminal any more
+			}
+		}
+		if err != nil {
+			break
+		}
+	}
+	if interactive {
+		return
+	}
+	const eof = 4
+	end := []byte{eof}
+	if last != '\n' {
+		end = []byte{eof, eof}
+	}
+	_, _ = master.Write(end) // as above
+}
+
+// drainIdle is how long a terminal must be silent, once its command has ended,
+// to be empty: a process left in the background may hold it open for ever.
+const drainIdle = 50 * time.Millisecond
+
+// drain copies a terminal's output to standard output until the last process
+// closes it, or the command has ended and nothing more comes.
+func (a *app) drain(master *os.File, ended <-chan struct{}) {
+	go func() {
+		<-ended
+		_ = master.SetReadDeadline(time.Now().Add(drainIdle)) // without one, the last close ends it
+	}()
+	buf := make([]byte, 4096)
+	for {
+		n, err := master.Read(buf)
+		if n > 0 {
+			if _, werr := a.stdout.Write(buf[:n]); werr != nil {
+				return
+			}
+			select {
+			case <-ended:
+				_ = master.SetReadDeadline(time.Now().Add(drainIdle)) // as above
+			default:
+			}
+		}
+		if err != nil {
+			return // EIO when the last process closes the terminal
+		}
+	}
+}
+
+// control calls f with the descriptor. Unlike File.Fd it leaves the file
+// non-blocking, which deadlines need.
+func control(f *os.File, do func(fd int) error) error {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var derr error
+	if err := raw.Control(func(fd uintptr) { derr = do(int(fd)) }); err != nil {
+		return err
+	}
+	return derr
 }
 
 // openPTY makes a pseudo terminal (pty(7)).
 func openPTY() (master, slave *os.File, err error) {
-	master, err = os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	master, err = os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, nil, err
 	}
-	fd := int(master.Fd())
-	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
-		master.Close()
-		return nil, nil, fmt.Errorf("/dev/ptmx: unlock: %w", err)
-	}
-	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
+	var n int
+	err = control(master, func(fd int) error {
+		if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
+			return fmt.Errorf("/dev/ptmx: unlock: %w", err)
+		}
+		var err error
+		if n, err = unix.IoctlGetInt(fd, unix.TIOCGPTN); err != nil {
+			return fmt.Errorf("/dev/ptmx: number: %w", err)
+		}
+		return nil
+	})
 	if err != nil {
 		master.Close()
-		return nil, nil, fmt.Errorf("/dev/ptmx: number: %w", err)
+		return nil, nil, err
 	}
 	slave, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -15,7 +15,7 @@ be looked at.`,
   labctl exec node1 -- ip route del 10.244.7.0/24
   labctl status                     # shows the drift
   labctl fault release`,
-		Args: arguments(0, 0, "hold or release"),
+		Args: noSuchCommand,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	hold := &cobra.Command{

@@ -194,10 +194,10 @@ func TestTenLabsAtOnce(t *testing.T) {
 			}
 		}
 		names := u.run(t, "ls", "-o", "json")
-		var lines []labLine
-		unmarshal(t, names, &lines)
+		var list labList
+		unmarshal(t, names, &list)
 		for _, l := range all {
-			if !slices.ContainsFunc(lines, func(x labLine) bool { return x.Name == l.name && x.State == lab.Ready }) {
+			if !slices.ContainsFunc(list.Labs, func(x labLine) bool { return x.Name == l.name && x.State == lab.Ready }) {
 				t.Errorf("labctl ls: %s is missing", l.name)
 			}
 		}

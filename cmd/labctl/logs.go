@@ -2,11 +2,10 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,7 +21,7 @@ func (a *app) logsCommand() *cobra.Command {
 		Example: `  labctl logs              # the supervisor's
   labctl logs node1 -f`,
 		Args:              arguments(0, 1, "supervisor, etcd or a node"),
-		ValidArgsFunction: a.completeProcesses,
+		ValidArgsFunction: upTo(1, a.completeProcesses),
 		RunE: func(c *cobra.Command, args []string) error {
 			process := "supervisor"
 			if len(args) == 1 {
@@ -56,27 +55,32 @@ func (a *app) logs(ctx context.Context, process string, follow bool) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.Open(d.Log(process))
-	if errors.Is(err, fs.ErrNotExist) {
-		entries, err := os.ReadDir(d.Logs())
-		if err != nil {
-			return fmt.Errorf("%s: %w", name, lab.ErrNotRunning)
-		}
-		var known []string
-		for _, e := range entries {
-			known = append(known, strings.TrimSuffix(e.Name(), ".log"))
-		}
+	entries, err := os.ReadDir(d.Logs())
+	if err != nil {
+		_, err := lab.Open(name) // says that it does not run
+		return err
+	}
+	var known []string
+	for _, e := range entries {
+		known = append(known, strings.TrimSuffix(e.Name(), ".log"))
+	}
+	if !slices.Contains(known, process) {
 		return usage(fmt.Errorf("%s: no log in lab %s", process, name), "there are "+strings.Join(known, ", "))
 	}
+	f, err := os.Open(d.Log(process))
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	for {
-		if _, err := io.Copy(a.stdout, f); err != nil {
+	for gone := false; ; {
+		n, err := io.Copy(a.stdout, f)
+		if err != nil {
 			return err
 		}
-		if !follow {
+		if n == 0 && !follow {
+			fmt.Fprintf(a.stderr, "%s: wrote nothing so far\n", process)
+		}
+		if !follow || gone {
 			return nil
 		}
 		t := time.NewTimer(followInterval)
@@ -86,8 +90,8 @@ func (a *app) logs(ctx context.Context, process string, follow bool) error {
 			return nil
 		case <-t.C:
 		}
-		if _, err := os.Stat(d.Log(process)); errors.Is(err, fs.ErrNotExist) {
-			return nil // the lab was taken down
-		}
+		// What was written before the end is still to be read.
+		rec, err := lab.ReadRecord(d)
+		gone = err != nil || !rec.Alive()
 	}
 }

@@ -10,6 +10,12 @@ import (
 	"labctl/labs"
 )
 
+// labList is ls -o json.
+type labList struct {
+	SchemaVersion int       `json:"schemaVersion"`
+	Labs          []labLine `json:"labs"`
+}
+
 // labLine is one running lab in ls -o json.
 type labLine struct {
 	Name    string    `json:"name"`
@@ -24,7 +30,7 @@ func (a *app) lsCommand() *cobra.Command {
 		Use:     "ls",
 		Short:   "Running labs",
 		Example: "  labctl ls\n  labctl ls -o json",
-		Args:    arguments(0, 0, "none"),
+		Args:    arguments(0, 0, "no arguments"),
 		RunE: func(c *cobra.Command, _ []string) error {
 			names, err := lab.Names()
 			if err != nil {
@@ -45,7 +51,7 @@ func (a *app) lsCommand() *cobra.Command {
 				lines = append(lines, l)
 				rows = append(rows, []string{n, string(state), dash(l.Backend), strconv.Itoa(l.Nodes), l.Dir})
 			}
-			if done, err := a.machineReadable(lines); done {
+			if done, err := a.machineReadable(labList{1, lines}); done {
 				return err
 			}
 			if len(rows) == 0 {
@@ -69,8 +75,8 @@ func (a *app) labsCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:     "labs",
 		Short:   "Built-in labs",
-		Example: "  labctl labs",
-		Args:    arguments(0, 0, "none"),
+		Example: "  labctl labs\n  labctl labs -o json",
+		Args:    arguments(0, 0, "no arguments"),
 		RunE: func(*cobra.Command, []string) error {
 			type line struct {
 				Name    string `json:"name"`
@@ -92,7 +98,10 @@ func (a *app) labsCommand() *cobra.Command {
 				lines = append(lines, line{n, p.About, p.Backend, len(p.Nodes)})
 				rows = append(rows, []string{n, dash(p.Backend), strconv.Itoa(len(p.Nodes)), p.About})
 			}
-			if done, err := a.machineReadable(lines); done {
+			if done, err := a.machineReadable(struct {
+				SchemaVersion int    `json:"schemaVersion"`
+				Labs          []line `json:"labs"`
+			}{1, lines}); done {
 				return err
 			}
 			return table(a.stdout, []string{"LAB", "BACKEND", "NODES", "ABOUT"}, rows)

@@ -31,12 +31,20 @@ to every other at once. Exit status 1 when a packet was lost.`,
   labctl ping --all`,
 		Args: func(c *cobra.Command, args []string) error {
 			if all {
-				return arguments(0, 0, "none with --all")(c, args)
+				for _, f := range []string{"count", "interval"} {
+					if c.Flags().Changed(f) {
+						return usage(fmt.Errorf("--%s: not for ping --all, which sends one packet to each", f), "leave it out")
+					}
+				}
+				return arguments(0, 0, "no arguments with --all")(c, args)
 			}
 			return arguments(2, 2, "two endpoints, or --all")(c, args)
 		},
-		ValidArgsFunction: a.completeEndpoints,
+		ValidArgsFunction: upTo(2, a.completeEndpoints),
 		RunE: func(c *cobra.Command, args []string) error {
+			if err := checkProbe(probe, count, interval); err != nil {
+				return err
+			}
 			if all {
 				return a.pingAll(c.Context(), probe)
 			}
@@ -52,6 +60,23 @@ to every other at once. Exit status 1 when a packet was lost.`,
 	f.IntVar(&probe.TTL, "ttl", 0, "time to live (default: the kernel's)")
 	f.DurationVarP(&probe.Wait, "timeout", "W", ping.DefaultWait, "how long an answer may take")
 	return c
+}
+
+// checkProbe refuses numbers that no packet can have.
+func checkProbe(p ping.Probe, count int, interval time.Duration) error {
+	switch {
+	case count < 1:
+		return usage(fmt.Errorf("--count %d: no packet", count), "give 1 or more")
+	case p.Size < 0 || p.Size > ping.MaxSize:
+		return usage(fmt.Errorf("--size %d: not between 0 and %d", p.Size, ping.MaxSize), "the payload and 28 bytes of headers make an IPv4 packet")
+	case p.TTL < 0 || p.TTL > 255:
+		return usage(fmt.Errorf("--ttl %d: not between 1 and 255", p.TTL), "leave it out for the kernel's default")
+	case interval < 0:
+		return usage(fmt.Errorf("--interval %v: negative", interval), "give 0 or more")
+	case p.Wait <= 0:
+		return usage(fmt.Errorf("--timeout %v: no time for an answer", p.Wait), "give a duration such as 500ms")
+	}
+	return nil
 }
 
 // pinger opens a socket in an endpoint.
@@ -74,6 +99,9 @@ func (a *app) ping(ctx context.Context, from, to string, probe ping.Probe, count
 	}
 	if probe.To, err = cl.Address(ctx, to); err != nil {
 		return err
+	}
+	if !probe.To.Is4() {
+		return usage(fmt.Errorf("%s: not an IPv4 address", to), "give an endpoint or an IPv4 address")
 	}
 	p, err := pinger(ctx, cl, name)
 	if err != nil {
@@ -172,9 +200,6 @@ func summarise(results []ping.Result) summary {
 
 // pingAll prints mininet's picture: who reaches whom.
 func (a *app) pingAll(ctx context.Context, probe ping.Probe) error {
-	if probe.Wait <= 0 {
-		probe.Wait = ping.DefaultWait
-	}
 	cl, err := a.open("")
 	if err != nil {
 		return err

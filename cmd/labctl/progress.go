@@ -3,20 +3,23 @@ package main
 import (
 	"fmt"
 	"io"
+	"time"
 
 	"labctl/lab"
 )
 
-// progress shows a build: one line a step with its duration. On a terminal a
+// progress shows a build: one line a step with its duration, or for what came
+// by itself the time since the command was started. On a terminal a
 // last line says what is waited for; elsewhere lines are plain.
 type progress struct {
 	w     io.Writer
+	from  time.Time // when the command started
 	tty   bool
 	drawn bool
 }
 
 func (a *app) newProgress() *progress {
-	return &progress{w: a.stderr, tty: terminal(a.stderr)}
+	return &progress{w: a.stderr, from: a.started, tty: terminal(a.stderr)}
 }
 
 func (p *progress) event(e lab.Event) {
@@ -25,7 +28,7 @@ func (p *progress) event(e lab.Event) {
 	case e.Step != "" && e.Took > 0:
 		fmt.Fprintf(p.w, "  %-50s %8s\n", e.Step, short(e.Took))
 	case e.Step != "":
-		fmt.Fprintf(p.w, "  %s\n", e.Step)
+		fmt.Fprintf(p.w, "  %-50s %8s\n", e.Step, "at "+short(e.Time.Sub(p.from)))
 	case e.Process != "":
 		fmt.Fprintf(p.w, "  %s: %s\n", e.Process, e.Message)
 	}

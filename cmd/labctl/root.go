@@ -48,8 +48,20 @@ func run(e env) int {
 	root.SetIn(e.stdin)
 	root.SetOut(e.stdout)
 	root.SetErr(e.stderr)
-	return a.report(root.ExecuteContext(ctx))
+	c, err := root.ExecuteContextC(ctx)
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		err = &lab.Failure{Kind: lab.Interrupted, Err: errors.New("interrupted")}
+	}
+	code := a.report(err)
+	_, own := errors.AsType[exitStatus](err)
+	if err != nil && !own && c.Annotations[runsCommand] != "" {
+		return int(execFailed)
+	}
+	return code
 }
+
+// runsCommand marks the commands whose exit status is that of what they run.
+const runsCommand = "runs a command"
 
 // report prints what went wrong, and the cure, and chooses the exit status.
 func (a *app) report(err error) int {
@@ -64,7 +76,7 @@ func (a *app) report(err error) int {
 		return 1
 	}
 	if fe, ok := errors.AsType[*lab.FileError](err); ok {
-		fmt.Fprint(a.stderr, fe.Excerpt())
+		fmt.Fprintln(a.stderr, fe.Excerpt())
 		return 2
 	}
 	fmt.Fprintf(a.stderr, "labctl: %v\n", err)
@@ -85,11 +97,12 @@ tools what happens. It needs no containers, no daemon, and no root.`,
   labctl ping --all                # every container to every other
   labctl exec node1 -- ip route    # look inside
   labctl down                      # and nothing is left`,
-		SilenceUsage:  true,
-		SilenceErrors: true,
-		CompletionOptions: cobra.CompletionOptions{
-			HiddenDefaultCmd: false,
-		},
+		SilenceUsage:          true,
+		SilenceErrors:         true,
+		DisableFlagsInUseLine: true,
+		Args:                  noSuchCommand,
+		RunE:                  func(c *cobra.Command, _ []string) error { return c.Help() },
+		CompletionOptions:     cobra.CompletionOptions{DisableDefaultCmd: true}, // completion.go has it
 	}
 	root.PersistentFlags().StringVarP(&a.lab, "lab", "l", "", "the lab, when several run")
 	root.PersistentFlags().StringVarP(&a.output, "output", "o", "table", "table, wide, json or yaml")
@@ -114,9 +127,9 @@ tools what happens. It needs no containers, no daemon, and no root.`,
 	}
 	group("life", a.upCommand(), a.downCommand(), a.lsCommand(), a.labsCommand(), a.showCommand())
 	group("look", a.statusCommand(), a.execCommand(), a.shellCommand(), a.pingCommand(), a.logsCommand(), a.faultCommand())
-	group("help", a.doctorCommand(), a.versionCommand())
+	group("help", a.doctorCommand(), a.versionCommand(), a.completionCommand())
+	root.SetHelpCommand(helpCommand())
 	root.SetHelpCommandGroupID("help")
-	root.SetCompletionCommandGroupID("help")
 	root.AddCommand(a.insideCommands()...)
 	return root
 }
@@ -126,13 +139,76 @@ func usage(err error, cure string) error {
 	return &lab.Failure{Kind: lab.Usage, Err: err, Cure: cure}
 }
 
-// arguments checks their number in words.
+// arguments checks their number; what says in words which there are to be.
 func arguments(least, most int, what string) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
 		if len(args) >= least && (most < 0 || len(args) <= most) {
 			return nil
 		}
-		return usage(fmt.Errorf("%s: %d arguments, want %s", c.CommandPath(), len(args), what), "for example:\n"+c.Example)
+		given := "none was given"
+		switch {
+		case len(args) == 1:
+			given = "1 was given"
+		case len(args) > 1:
+			given = fmt.Sprintf("%d were given", len(args))
+		}
+		example, _, _ := strings.Cut(strings.TrimSpace(c.Example), "\n")
+		return usage(fmt.Errorf("%s: takes %s; %s", commandName(c), what, given), "for example: "+example)
+	}
+}
+
+// commandName is what an error about a command begins with.
+func commandName(c *cobra.Command) string {
+	return strings.TrimPrefix(c.CommandPath(), "labctl ")
+}
+
+// noSuchCommand refuses arguments of a command that only has others under it.
+func noSuchCommand(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	name := args[0]
+	if c.HasParent() {
+		name = commandName(c) + " " + name
+	}
+	c.SuggestionsMinimumDistance = 2
+	cure := c.CommandPath() + " --help shows the commands"
+	if like := c.SuggestionsFor(args[0]); len(like) > 0 {
+		cure = "did you mean " + strings.Join(like, " or ") + "? " + cure
+	}
+	return usage(fmt.Errorf("%s: no such command", name), cure)
+}
+
+// helpCommand is cobra's, but for names that it does not know.
+func helpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "help [COMMAND]",
+		Short:   "What a command does, with examples",
+		Example: "  labctl help up\n  labctl up --help",
+		ValidArgsFunction: func(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+			of, _, err := c.Root().Find(args)
+			if err != nil {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			var names []string
+			for _, sub := range of.Commands() {
+				if sub.IsAvailableCommand() {
+					names = append(names, sub.Name())
+				}
+			}
+			return names, cobra.ShellCompDirectiveNoFileComp
+		},
+		RunE: func(c *cobra.Command, args []string) error {
+			of, rest, err := c.Root().Find(args)
+			if err != nil {
+				return err
+			}
+			if len(rest) > 0 {
+				return noSuchCommand(of, rest)
+			}
+			of.InitDefaultHelpFlag()
+			return of.Help()
+		},
 	}
 }
 
@@ -142,6 +218,21 @@ func (a *app) open(name string) (*lab.Client, error) {
 		name = a.lab
 	}
 	return lab.Open(name)
+}
+
+// labName is the lab that a command's only argument or -l names, "" when
+// neither is given. A name given empty is a mistake ("$LAB" unset), and must
+// not stand for the only lab that runs.
+func (a *app) labName(args []string) (string, error) {
+	switch {
+	case len(args) == 0:
+		return a.lab, nil
+	case args[0] == "":
+		return "", usage(errors.New("lab: its name is empty"), "leave the argument out, or name a lab; labctl ls shows those that run")
+	case a.lab != "" && a.lab != args[0]:
+		return "", usage(fmt.Errorf("lab: named twice, %s and %s", args[0], a.lab), "leave out one of them")
+	}
+	return args[0], nil
 }
 
 // endpoint splits "node1:eth0" and the like; so far only the endpoint counts.

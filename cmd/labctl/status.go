@@ -1,10 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"labctl/lab"
@@ -19,9 +23,13 @@ func (a *app) statusCommand() *cobra.Command {
   labctl status -w
   labctl status flannel-vxlan -o json`,
 		Args:              arguments(0, 1, "one lab at most"),
-		ValidArgsFunction: a.completeLabs,
+		ValidArgsFunction: upTo(1, a.completeLabs),
 		RunE: func(c *cobra.Command, args []string) error {
-			cl, err := a.open(strings.Join(args, ""))
+			name, err := a.labName(args)
+			if err != nil {
+				return err
+			}
+			cl, err := a.open(name)
 			if err != nil {
 				return err
 			}
@@ -45,31 +53,61 @@ func (a *app) statusCommand() *cobra.Command {
 	return c
 }
 
-// watchStatus prints the status at each event until Ctrl-C or the lab's end.
+// watchInterval is how often a watched lab is asked for what it has no events
+// of: drift, peers, problems.
+const watchInterval = time.Second
+
+// watchStatus prints the status whenever it changes, until Ctrl-C or the lab's
+// end.
 func (a *app) watchStatus(ctx context.Context, cl *lab.Client) error {
-	var failed error
-	err := cl.Watch(ctx, func(e lab.Event) bool {
-		if e.State == "" && e.Process == "" && e.Step == "" {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	poke := make(chan struct{}, 1)
+	ended := make(chan error, 1)
+	go func() {
+		ended <- cl.Watch(ctx, func(lab.Event) bool {
+			select {
+			case poke <- struct{}{}:
+			default: // the last one has not been looked at yet
+			}
 			return true
-		}
+		})
+	}()
+	tick := time.NewTicker(watchInterval)
+	defer tick.Stop()
+	var last []byte
+	for {
 		st, err := cl.Status(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if errors.Is(err, lab.ErrSupervisorGone) {
+			fmt.Fprintf(a.stderr, "%s: ended\n", cl.Dir.Name())
+			return nil
+		}
 		if err != nil {
-			failed = err
-			return false
+			return err
 		}
-		if terminal(a.stdout) && a.output == "table" {
-			fmt.Fprint(a.stdout, "\x1b[H\x1b[2J")
+		now, err := json.Marshal(st)
+		if err != nil {
+			return err
 		}
-		failed = a.printStatus(st)
-		return failed == nil
-	})
-	if ctx.Err() != nil {
-		return nil
+		if !bytes.Equal(now, last) {
+			last = now
+			if terminal(a.stdout) && a.output == "table" {
+				fmt.Fprint(a.stdout, "\x1b[H\x1b[2J")
+			}
+			if err := a.printStatus(st); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-poke:
+		case <-tick.C:
+		case <-ended: // the next answer tells why
+			ended = nil
+		}
 	}
-	if failed != nil {
-		return failed
-	}
-	return err
 }
 
 func (a *app) printStatus(st *lab.Status) error {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -30,8 +31,14 @@ runs already is left as it is. Ctrl-C removes what was made so far.`,
   labctl up ./my-lab.yaml --name second
   labctl up flannel-vxlan --dry-run          # only the plan`,
 		Args:              arguments(1, 1, "a built-in lab, a file, or - for standard input"),
-		ValidArgsFunction: a.completeLabFiles,
+		ValidArgsFunction: upTo(1, a.completeLabFiles),
 		RunE: func(c *cobra.Command, args []string) error {
+			if a.lab != "" {
+				return usage(fmt.Errorf("--lab %s: not for up", a.lab), "name the new lab with --name "+a.lab)
+			}
+			if timeout <= 0 {
+				return usage(fmt.Errorf("--timeout %v: no time to build anything", timeout), "give a duration such as 30s")
+			}
 			return a.up(c.Context(), args[0], name, dryRun, timeout)
 		},
 	}
@@ -87,14 +94,14 @@ func (a *app) readLab(arg string) (*lab.Spec, []byte, error) {
 		data, err = io.ReadAll(io.LimitReader(a.stdin, 1<<20+1))
 	case strings.ContainsRune(arg, '/') || filepath.Ext(arg) != "":
 		data, err = os.ReadFile(arg)
-		if err != nil {
-			err = usage(err, "labctl labs shows the built-in labs")
+		if pe, ok := errors.AsType[*fs.PathError](err); ok {
+			err = usage(fmt.Errorf("%s: %w", arg, pe.Err), "give a lab file; labctl labs shows the built-in labs")
 		}
 	default:
 		file = arg + ".yaml"
 		data, err = labs.Read(arg)
 		if err != nil {
-			err = usage(err, "labctl labs shows the built-in labs; a file is given with its path, ./"+arg)
+			err = usage(err, "name one of these, or a file with its path: ./"+arg)
 		}
 	}
 	if err != nil {
@@ -172,11 +179,14 @@ func (a *app) downCommand() *cobra.Command {
   labctl down flannel-vxlan
   labctl down --all`,
 		Args:              arguments(0, 1, "one lab at most"),
-		ValidArgsFunction: a.completeLabs,
+		ValidArgsFunction: upTo(1, a.completeLabs),
 		RunE: func(c *cobra.Command, args []string) error {
-			name := a.lab
-			if len(args) == 1 {
-				name = args[0]
+			name, err := a.labName(args)
+			if err != nil {
+				return err
+			}
+			if all && name != "" {
+				return usage(fmt.Errorf("--all: with the name of one lab, %s", name), "leave out one of them")
 			}
 			names := []string{name}
 			running, err := lab.Names()
@@ -216,7 +226,7 @@ func (a *app) down(ctx context.Context, name string) error {
 		return err
 	}
 	if !r.Found {
-		fmt.Fprintf(a.stderr, "%s: not running\n", name)
+		fmt.Fprintf(a.stderr, "%s: not running%s\n", name, lab.OtherUsersHint())
 		return nil
 	}
 	fmt.Fprintf(a.stderr, "%s: removed in %s\n", name, short(time.Since(a.started)))

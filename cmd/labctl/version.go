@@ -16,13 +16,14 @@ func (a *app) versionCommand() *cobra.Command {
 		Use:     "version",
 		Short:   "This labctl's version",
 		Example: "  labctl version -o json",
-		Args:    arguments(0, 0, "none"),
+		Args:    arguments(0, 0, "no arguments"),
 		RunE: func(*cobra.Command, []string) error {
 			v := struct {
-				Version string `json:"version"`
-				Go      string `json:"go"`
-				Arch    string `json:"arch"`
-			}{version, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
+				SchemaVersion int    `json:"schemaVersion"`
+				Version       string `json:"version"`
+				Go            string `json:"go"`
+				Arch          string `json:"arch"`
+			}{1, version, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
 			if v.Version == "" {
 				v.Version = "unknown"
 				if bi, ok := debug.ReadBuildInfo(); ok && bi.Main.Version != "" {

@@ -39,8 +39,8 @@ type Result struct {
 	From netip.Addr `json:"from,omitzero"`
 }
 
-// maxSize is the payload of the largest IPv4 packet.
-const maxSize = 65535 - 20 - 8
+// MaxSize is the payload of the largest IPv4 packet.
+const MaxSize = 65535 - 20 - 8
 
 // Pinger sends probes from one raw ICMP socket. It is safe for concurrent use:
 // probes may be under way to many hosts at once.
@@ -110,8 +110,8 @@ func (p *Pinger) Close() error { return p.conn.Close() }
 // probes that could not be made at all; a lost one is a Result.
 func (p *Pinger) Probe(ctx context.Context, pr Probe) (Result, error) {
 	r := Result{To: pr.To, Size: pr.Size}
-	if pr.Size < 0 || pr.Size > maxSize {
-		return r, fmt.Errorf("size %d: not between 0 and %d", pr.Size, maxSize)
+	if pr.Size < 0 || pr.Size > MaxSize {
+		return r, fmt.Errorf("size %d: not between 0 and %d", pr.Size, MaxSize)
 	}
 	if !pr.To.Is4() {
 		return r, fmt.Errorf("%s: not an IPv4 address", pr.To)
