@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -183,6 +184,35 @@ func (d Dir) tryLock() (*os.File, error) {
 		return nil, fmt.Errorf("%s: %w", d.lock(), fs.ErrNotExist)
 	}
 	return f, nil
+}
+
+// lockHolder is the process that took the lock, 0 when that is not known
+// (proc_locks(5)).
+func (d Dir) lockHolder() int {
+	var st unix.Stat_t
+	if unix.Stat(d.lock(), &st) != nil {
+		return 0
+	}
+	b, err := os.ReadFile("/proc/locks")
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(b)) {
+		// 1: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF
+		f := strings.Fields(line)
+		if len(f) < 6 || f[1] != "FLOCK" {
+			continue
+		}
+		var major, minor uint32
+		var ino uint64
+		if n, _ := fmt.Sscanf(f[5], "%x:%x:%d", &major, &minor, &ino); n != 3 || ino != st.Ino || unix.Mkdev(major, minor) != st.Dev {
+			continue
+		}
+		if pid, err := strconv.Atoi(f[4]); err == nil {
+			return pid
+		}
+	}
+	return 0
 }
 
 // writeFile replaces a file in one step, so that a reader never sees half.

@@ -25,6 +25,7 @@ func Down(ctx context.Context, name string) (*Removed, error) {
 		return nil, err
 	}
 	r := &Removed{}
+	deadline := time.Now().Add(killTimeout)
 	for {
 		if _, err := os.Lstat(string(d)); errors.Is(err, fs.ErrNotExist) {
 			return r, nil
@@ -49,6 +50,9 @@ func Down(ctx context.Context, name string) (*Removed, error) {
 		case errors.Is(err, fs.ErrNotExist):
 			continue // removed by the other command in the meantime
 		case errors.Is(err, errLocked):
+			if time.Now().After(deadline) {
+				return r, lockFailure(d)
+			}
 			if err := pause(ctx, d); err != nil {
 				return r, fmt.Errorf("%w while another labctl builds or removes it", err)
 			}
@@ -64,6 +68,16 @@ func Down(ctx context.Context, name string) (*Removed, error) {
 		lock.Close()
 		return r, err
 	}
+}
+
+// lockFailure names the command that has the lock and does not let it go.
+func lockFailure(d Dir) error {
+	f := &Failure{Kind: Failed, Err: fmt.Errorf("%s: another labctl builds or removes it and does not end", d.Name()),
+		Cure: "end that command, then try again"}
+	if pid := d.lockHolder(); pid > 0 {
+		f.Cure = fmt.Sprintf("it may be stopped (Ctrl-Z): kill -KILL %d, then try again", pid)
+	}
+	return f
 }
 
 // remove takes away all of a lab but its run directory and the lock in it. The

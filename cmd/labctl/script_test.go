@@ -30,7 +30,9 @@ import (
 //	exits CODE PROGRAM...                 run it; its exit status must be CODE
 //	waitfor [-match RE] PROGRAM...        run it until it succeeds (with ! until it fails)
 //	signal SIG CODE RE PROGRAM...         run it, send it SIG once its standard error matches RE
-//	terminal ROWSxCOLS CODE PROGRAM...    run it on a terminal of that size; stdin is typed
+//	terminal [-type FILE RE] ROWSxCOLS CODE PROGRAM...
+//	                                      run it on a terminal of that size; FILE is typed once
+//	                                      what is shown matches RE
 //	gone LAB                              nothing of the lab is left
 //	killsupervisor LAB                    SIGKILL to its supervisor, once it has one
 //
@@ -83,12 +85,23 @@ func TestScriptsAsUser(t *testing.T) {
 	if err := os.CopyFS(filepath.Join(u.runtime, "testdata"), os.DirFS("testdata")); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), program, "-test.run=^TestScripts$", "-test.v="+strconv.FormatBool(testing.Verbose()))
+	// Scripts take their labs down themselves, unless they do not come to their
+	// end.
+	t.Cleanup(func() {
+		left, err := filepath.Glob(filepath.Join(u.runtime, "r*", "labctl"))
+		if err != nil {
+			t.Error(err)
+		}
+		for _, d := range left {
+			u := u
+			u.runtime = filepath.Dir(d)
+			u.run(t, "down", "--all")
+		}
+	})
+	cmd := exec.Command(program, "-test.run=^TestScripts$", "-test.timeout=5m", "-test.v="+strconv.FormatBool(testing.Verbose()))
 	cmd.Dir = u.runtime
 	cmd.Env = append(os.Environ(), "TMPDIR="+u.runtime, "XDG_RUNTIME_DIR="+u.runtime)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(u.uid), Gid: uint32(u.uid)}}
-	// The tests end their labs themselves when told to.
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Errorf("as user %d: %v\n%s", u.uid, err, out)
@@ -308,8 +321,14 @@ func signalled(ts *testscript.TestScript, neg bool, args []string) {
 
 // onTerminal runs a program on a terminal; what it shows is stdout.
 func onTerminal(ts *testscript.TestScript, neg bool, args []string) {
+	var typed string
+	at := regexp.MustCompile("")
+	if len(args) > 3 && args[0] == "-type" {
+		typed, at = ts.ReadFile(args[1]), regexp.MustCompile(args[2])
+		args = args[3:]
+	}
 	if neg || len(args) < 3 {
-		ts.Fatalf("usage: terminal ROWSxCOLS CODE PROGRAM [ARGUMENT...]")
+		ts.Fatalf("usage: terminal [-type FILE RE] ROWSxCOLS CODE PROGRAM [ARGUMENT...]")
 	}
 	var size unix.Winsize
 	if _, err := fmt.Sscanf(args[0], "%dx%d", &size.Row, &size.Col); err != nil {
@@ -324,15 +343,20 @@ func onTerminal(ts *testscript.TestScript, neg bool, args []string) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	ts.Check(cmd.Start())
 	slave.Close()
-	typed, err := os.ReadFile(ts.MkAbs("typed"))
-	if err == nil {
-		_, err = master.Write(typed)
+	var shown watched
+	silent := make(chan struct{})
+	go func() {
+		defer close(silent)
+		_, _ = io.Copy(&shown, master) // ends with EIO
+	}()
+	if typed != "" {
+		poll(ts, at.String()+" on the terminal", func() bool { return at.MatchString(shown.String()) })
+		_, err := io.WriteString(master, typed)
 		ts.Check(err)
 	}
-	var shown bytes.Buffer
-	_, _ = io.Copy(&shown, master) // ends with EIO
+	<-silent
 	err = cmd.Wait()
-	_, _ = ts.Stdout().Write(bytes.ReplaceAll(shown.Bytes(), []byte("\r\n"), []byte("\n"))) // a buffer
+	_, _ = io.WriteString(ts.Stdout(), strings.ReplaceAll(shown.String(), "\r\n", "\n")) // a buffer
 	checkExit(ts, args[1], err)
 }
 
