@@ -19,8 +19,8 @@ type Plan struct {
 	// Network is flannel's network config exactly as it goes into etcd.
 	Network json.RawMessage `json:"network,omitempty"`
 	// Pool is the containers' network (Network.Network); invalid without one.
-	Pool     netip.Prefix  `json:"pool,omitzero"`
-	LeaseTTL time.Duration `json:"leaseTTL,omitzero"`
+	Pool     netip.Prefix `json:"pool,omitzero"`
+	LeaseTTL Duration     `json:"leaseTTL,omitzero"`
 
 	Segments []SegmentPlan `json:"segments"`
 	Routers  []RouterPlan  `json:"routers,omitempty"`
@@ -149,4 +149,19 @@ type NeighbourPlan struct {
 // Machine is what the plan depends on beside the lab file.
 type Machine struct {
 	GCThresh3 int // net.ipv4.neigh.default.gc_thresh3
+}
+
+// Duration is a time.Duration that JSON has as text, 30s.
+type Duration time.Duration
+
+func (d Duration) String() string { return time.Duration(d).String() }
+
+// MarshalText is String.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// UnmarshalText undoes MarshalText.
+func (d *Duration) UnmarshalText(b []byte) error {
+	v, err := time.ParseDuration(string(b))
+	*d = Duration(v)
+	return err
 }

@@ -41,9 +41,9 @@ func NewPlan(s *Spec, m Machine) (*Plan, error) {
 	}
 	if n := b.network; n != nil {
 		p.Backend, p.Network, p.Pool = n.BackendType, slices.Clone(s.Network), n.Pool.Network
-		p.LeaseTTL = s.LeaseTTL
+		p.LeaseTTL = Duration(s.LeaseTTL)
 		if p.LeaseTTL == 0 {
-			p.LeaseTTL = defaultLeaseTTL
+			p.LeaseTTL = Duration(defaultLeaseTTL)
 		}
 	}
 	for _, n := range s.Nodes {

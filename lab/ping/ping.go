@@ -3,6 +3,7 @@ package ping
 import (
 	"context"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -29,7 +30,7 @@ type Probe struct {
 // Result is what became of a probe.
 type Result struct {
 	To   netip.Addr    `json:"to"`
-	RTT  time.Duration `json:"rtt"`
+	RTT  time.Duration `json:"-"` // rttMs in JSON
 	TTL  int           `json:"ttl,omitempty"`
 	Size int           `json:"size"`
 	// Lost says why there was no answer: "no answer", or what an ICMP error or
@@ -37,6 +38,15 @@ type Result struct {
 	Lost string `json:"lost,omitempty"`
 	// From is who sent the ICMP error.
 	From netip.Addr `json:"from,omitzero"`
+}
+
+// MarshalJSON gives the round trip in milliseconds, as ping(8) prints it.
+func (r Result) MarshalJSON() ([]byte, error) {
+	type plain Result
+	return json.Marshal(struct {
+		plain
+		RTTMs float64 `json:"rttMs"`
+	}{plain(r), float64(r.RTT.Microseconds()) / 1000})
 }
 
 // MaxSize is the payload of the largest IPv4 packet.

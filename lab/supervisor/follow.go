@@ -3,7 +3,10 @@ package supervisor
 import (
 	"context"
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
+	"strings"
 	"time"
 
 	"labctl/lab"
@@ -39,11 +42,8 @@ func (s *Supervisor) giveUp() {
 	if s.verified {
 		return
 	}
-	msg := fmt.Sprintf("%s: not converged after %v", s.plan.Name, convergeTimeout)
-	for _, r := range s.reasons() {
-		msg += "; " + r
-	}
-	s.emitLocked(lab.Event{Error: msg, Kind: lab.TimedOut})
+	why := append([]string{fmt.Sprintf("%s: not converged after %v", s.plan.Name, convergeTimeout)}, s.reasons()...)
+	s.emitLocked(lab.Event{Error: strings.Join(why, "; "), Kind: lab.TimedOut})
 }
 
 // evaluate derives the lab's state from what it depends on.
@@ -119,11 +119,12 @@ func (s *Supervisor) reasons() []string {
 			add("store: %d leases for %d nodes", leases, agents)
 		}
 	}
-	for name, e := range s.endpoints {
+	for _, name := range slices.Sorted(maps.Keys(s.endpoints)) {
+		e := s.endpoints[name]
 		if r := e.reconciler.Report(); r.Err != "" {
 			add("%s: %s", name, r.Err)
 		} else if len(r.Drift) > 0 {
-			add("%s: %d differences from what it should be", name, len(r.Drift))
+			add("%s: %s from what it should be", name, differences(len(r.Drift)))
 		}
 	}
 	return why
@@ -150,7 +151,7 @@ func (s *Supervisor) hostReasons(h *host) []string {
 			why = append(why, "agent: "+r.Error)
 		}
 		if len(r.Drift) > 0 && h.agent.conn != nil {
-			why = append(why, fmt.Sprintf("%d differences from what the backend wants", len(r.Drift)))
+			why = append(why, differences(len(r.Drift))+" from what the backend wants")
 		}
 	}
 	if h.wireErr != "" {
@@ -159,6 +160,13 @@ func (s *Supervisor) hostReasons(h *host) []string {
 		why = append(why, "containers: no subnet yet")
 	}
 	return why
+}
+
+func differences(n int) string {
+	if n == 1 {
+		return "1 difference"
+	}
+	return fmt.Sprintf("%d differences", n)
 }
 
 func processReason(p *process) string {

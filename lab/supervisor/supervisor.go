@@ -187,8 +187,13 @@ func (s *Supervisor) emitLocked(e lab.Event) {
 			close(w)
 		}
 	}
-	if e.Process != "" {
+	switch {
+	case e.Process != "":
 		s.log.Info(e.Message, "process", e.Process)
+	case e.Step != "":
+		s.log.Info(e.Step, "took", e.Took)
+	case e.State != "":
+		s.log.Info("state", "is", e.State)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -30,6 +31,8 @@ func (s *Supervisor) verify(ctx context.Context) {
 	s.mu.Lock()
 	s.timings.FirstPingMs = s.sinceStart()
 	s.verified, s.verifying = true, false
+	// A build that took too long for one who waited is good for the next.
+	s.events = slices.DeleteFunc(s.events, func(e lab.Event) bool { return e.Error != "" })
 	if from != nil {
 		s.emitLocked(lab.Event{Step: fmt.Sprintf("packet from %s to %s and back", from.name, name)})
 	}
