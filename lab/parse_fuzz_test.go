@@ -84,7 +84,7 @@ func TestParseMutations(t *testing.T) {
 	accepted := 0
 	rapid.Check(t, func(t *rapid.T) {
 		data := string(rapid.SampledFrom(labs).Draw(t, "lab"))
-		for range rapid.IntRange(1, 4).Draw(t, "changes") {
+		for range rapid.IntRange(0, 4).Draw(t, "changes") {
 			if rapid.Bool().Draw(t, "line") {
 				lines := strings.SplitAfter(data, "\n")
 				i := rapid.IntRange(0, len(lines)-1).Draw(t, "which")
