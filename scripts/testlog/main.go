@@ -73,16 +73,14 @@ func run() error {
 	return in.Err()
 }
 
-// reason is why a test was skipped: what it printed beside the framework's
-// own lines.
+// reason is why a test was skipped: the first line it printed beside the
+// framework's own.
 func reason(lines []string) string {
-	var words []string
 	for _, l := range lines {
 		l = strings.TrimSpace(l)
-		if l == "" || strings.HasPrefix(l, "=== ") || strings.HasPrefix(l, "--- ") {
-			continue
+		if l != "" && !strings.HasPrefix(l, "=== ") && !strings.HasPrefix(l, "--- ") {
+			return l
 		}
-		words = append(words, l)
 	}
-	return strings.Join(words, "; ")
+	return "no reason given"
 }
