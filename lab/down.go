@@ -61,7 +61,8 @@ func Down(ctx context.Context, name string) (*Removed, error) {
 			return r, err
 		}
 		r.Found = true
-		err = remove(d)
+		ended, err := remove(d)
+		r.Ended = append(r.Ended, ended...)
 		if err == nil {
 			err = removeDir(d)
 		}
@@ -82,27 +83,27 @@ func lockFailure(d Dir) error {
 
 // remove takes away all of a lab but its run directory and the lock in it. The
 // caller holds the lock.
-func remove(d Dir) error {
+func remove(d Dir) (ended []string, err error) {
 	rec, err := ReadRecord(d)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		// Nothing was made: the record comes first.
 	case err != nil:
-		return &Failure{Kind: Failed, Err: err, Cure: fmt.Sprintf("the record is damaged; when no labctl process is left, remove %s by hand", d)}
+		return nil, &Failure{Kind: Failed, Err: err, Cure: fmt.Sprintf("the record is damaged; when no labctl process is left, remove %s by hand", d)}
 	default:
-		if _, err := rec.endVisitors(); err != nil {
-			return err
+		if ended, err = rec.endVisitors(); err != nil {
+			return ended, err
 		}
 		if err := rec.Kill(killTimeout); err != nil {
-			return err
+			return ended, err
 		}
 		if err := rec.removeLinks(); err != nil {
-			return err
+			return ended, err
 		}
 	}
 	entries, err := os.ReadDir(string(d))
 	if err != nil {
-		return err
+		return ended, err
 	}
 	var errs []error
 	for _, e := range entries {
@@ -110,7 +111,7 @@ func remove(d Dir) error {
 			errs = append(errs, os.RemoveAll(p))
 		}
 	}
-	return errors.Join(errs...)
+	return ended, errors.Join(errs...)
 }
 
 // removeDir takes the run directory and, when it was the last, the base.

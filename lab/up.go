@@ -58,7 +58,7 @@ func Up(ctx context.Context, o UpOptions) (st *Status, unchanged bool, err error
 			st, err := attach(ctx, d, o)
 			return st, err == nil, err
 		}
-		st, err = build(ctx, d, o)
+		st, err = build(ctx, d, o, lock)
 		lock.Close()
 		return st, false, err
 	}
@@ -143,14 +143,14 @@ func watchUntilReady(ctx context.Context, c *Client, onEvent func(Event)) (*Stat
 }
 
 // build makes the lab. The caller holds the lock.
-func build(ctx context.Context, d Dir, o UpOptions) (*Status, error) {
+func build(ctx context.Context, d Dir, o UpOptions, lock *os.File) (*Status, error) {
 	// What an earlier lab of the name left goes first.
-	if err := remove(d); err != nil {
+	if _, err := remove(d); err != nil {
 		return nil, err
 	}
-	st, err := start(ctx, d, o)
+	st, err := start(ctx, d, o, lock)
 	if err != nil {
-		if rerr := remove(d); rerr != nil {
+		if _, rerr := remove(d); rerr != nil {
 			err = errors.Join(err, rerr)
 		} else if rerr := removeDir(d); rerr != nil {
 			err = errors.Join(err, rerr)
@@ -159,7 +159,7 @@ func build(ctx context.Context, d Dir, o UpOptions) (*Status, error) {
 	return st, err
 }
 
-func start(ctx context.Context, d Dir, o UpOptions) (*Status, error) {
+func start(ctx context.Context, d Dir, o UpOptions, lock *os.File) (*Status, error) {
 	if err := os.MkdirAll(d.Logs(), 0o700); err != nil {
 		return nil, err
 	}
@@ -179,7 +179,7 @@ func start(ctx context.Context, d Dir, o UpOptions) (*Status, error) {
 		l.Close()
 		return nil, err
 	}
-	cmd, err := startInit(d, l, o.From)
+	cmd, err := startInit(d, l, lock, o.From)
 	// The supervisor alone has it now: a connection that it cannot take any more
 	// must fail, not wait for us.
 	l.Close()
@@ -258,8 +258,10 @@ func whyGone(d Dir, shim *os.ProcessState) error {
 }
 
 // startInit starts the init shim as PID 1 of new namespaces. Its network
-// namespace is one of its own: nothing in it can reach the machine's.
-func startInit(d Dir, l *net.UnixListener, from time.Time) (*exec.Cmd, error) {
+// namespace is one of its own: nothing in it can reach the machine's. It has
+// the lock, too, until its record is written: were we killed before, a command
+// that finds no record would take the lab for gone.
+func startInit(d Dir, l *net.UnixListener, lock *os.File, from time.Time) (*exec.Cmd, error) {
 	lf, err := l.File()
 	if err != nil {
 		return nil, err
@@ -274,7 +276,7 @@ func startInit(d Dir, l *net.UnixListener, from time.Time) (*exec.Cmd, error) {
 	cmd.Args[0] = "labctl"
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.ExtraFiles = []*os.File{lf}
+	cmd.ExtraFiles = []*os.File{lf, lock}
 	cmd.SysProcAttr = NamespaceAttr()
 	if err := cmd.Start(); err != nil {
 		return nil, namespaceFailure(err)

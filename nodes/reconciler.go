@@ -305,8 +305,10 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		if err := m.watchTables(); err != nil {
 			tables = true
 		}
-		tables = m.tablesTouched() || tables
-		p, err := r.pass(ctx, !r.isHeld(), !tables)
+		// A pass that only looks reports what it finds, so it looks everywhere.
+		held := r.isHeld()
+		tables = m.tablesTouched() || tables || held
+		p, err := r.pass(ctx, !held, !tables)
 		if p == nil && err != nil {
 			return err
 		}

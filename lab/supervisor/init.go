@@ -16,6 +16,7 @@ import (
 const (
 	listenerFD = 3
 	hostProcFD = 4 // the /proc that commands see
+	lockFD     = 4 // the init shim's: the run directory's lock
 )
 
 // Init is the init shim: PID 1 of a lab. It writes the lab's record, gives the
@@ -40,6 +41,10 @@ func Init(dir lab.Dir, started string) (code int, err error) {
 	}
 	if err := rec.Write(dir); err != nil {
 		return 1, fmt.Errorf("record: %w", err)
+	}
+	// From now on whoever removes the lab finds us.
+	if err := unix.Close(lockFD); err != nil {
+		return 1, err
 	}
 	// In some containers /proc is masked and the kernel refuses another one;
 	// then the lab's processes see the machine's, which works as well.

@@ -1,0 +1,169 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// The machine's own namespace is the same before, while and after a lab runs.
+func TestRootNamespaceUntouched(t *testing.T) {
+	t.Parallel()
+	needTool(t, "ip")
+	forUsers(t, func(t *testing.T, u user) {
+		// The kernel loads modules when they are first used, and these bring
+		// settings along: not labctl's doing, and not to be undone.
+		u.up(t, "flannel-vxlan").down(t)
+
+		before := ownNamespace(t)
+		l := u.prepare(t)
+		l.run(t, "up", "flannel-vxlan", "--name", l.name)
+		untouched(t, "a lab runs", before, ownNamespace(t))
+		if u.uid == 0 {
+			names := l.names(t)
+			for _, want := range []string{"etcd", "lan", "node1", "node1.c1", "node1.c2", "node2", "node2.c1", "node2.c2", "node3", "node3.c1", "node3.c2"} {
+				if !slices.Contains(names, l.name+"."+want) {
+					t.Errorf("ip netns list: %q, want %s.%s", names, l.name, want)
+				}
+			}
+		}
+
+		pings := l.traffic(t, "node1.c1", "node2.c1")
+		l.run(t, "ping", "-l", l.name, "--all")
+		untouched(t, "packets flow", before, ownNamespace(t))
+		pings.whole(t)
+
+		for _, command := range []string{"ip link del flannel.1", "ip link del eth0", "ip link del cni0", "echo 0 >/proc/sys/net/ipv4/ip_forward"} {
+			l.exec(t, "node1", "sh", "-c", command)
+		}
+		l.isReady(t)
+		untouched(t, "it has been healed", before, ownNamespace(t))
+
+		l.down(t)
+		untouched(t, "it is down", before, ownNamespace(t))
+	})
+}
+
+// names are the lab's own among `ip netns list`.
+func (l *running) names(t *testing.T) []string {
+	t.Helper()
+	var names []string
+	for line := range strings.Lines(output(t, "ip", "netns", "list")) {
+		if name, _, _ := strings.Cut(strings.TrimSpace(line), " "); strings.HasPrefix(name, l.name+".") {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+func untouched(t *testing.T, when string, before, now map[string]string) {
+	t.Helper()
+	if diff := cmp.Diff(before, now); diff != "" {
+		t.Errorf("the machine's namespace when %s (-before +now):\n%s", when, diff)
+	}
+}
+
+// changing are settings that change by themselves.
+var changing = []string{
+	"net/netfilter/nf_conntrack_count",
+	"net/ipv4/route/flush", "net/ipv6/route/flush",
+}
+
+// lifetimes are what DHCP and router advertisements count down.
+var lifetimes = regexp.MustCompile(`"(valid_life_time|preferred_life_time|expires)":\d+`)
+
+// ownNamespace is the state of the machine's own namespace, without the names of
+// labs.
+func ownNamespace(t *testing.T) map[string]string {
+	t.Helper()
+	m := map[string]string{}
+	for _, args := range []string{"-j link", "-j addr", "-j route show table all", "-j -6 route show table all", "-j rule", "-j -6 rule"} {
+		m["ip "+args] = lifetimes.ReplaceAllString(output(t, "ip", strings.Fields(args)...), `"$1":0`)
+	}
+	if _, err := exec.LookPath("tc"); err == nil {
+		m["tc qdisc"] = output(t, "tc", "-j", "qdisc")
+	}
+	if _, err := exec.LookPath("nft"); err == nil && os.Geteuid() == 0 {
+		m["nft list ruleset"] = output(t, "nft", "-s", "list", "ruleset")
+	}
+	m["ip netns list"] = strings.Join(foreignNames(t), "\n")
+	for _, f := range []string{"/proc/mounts", "/proc/modules"} {
+		b, err := os.ReadFile(f)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // a kernel without modules
+			t.Fatal(err)
+		}
+		if f == "/proc/modules" {
+			b = moduleNames(b)
+		}
+		m[f] = string(b)
+	}
+	err := filepath.WalkDir("/proc/sys/net", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		key := strings.TrimPrefix(path, "/proc/sys/")
+		if slices.Contains(changing, key) {
+			return nil
+		}
+		if b, err := os.ReadFile(path); err == nil { // some cannot be read
+			m[key] = string(b)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// foreignNames are the names under /run/netns that are not links into a
+// supervisor, as those of all labs are.
+func foreignNames(t *testing.T) []string {
+	t.Helper()
+	var names []string
+	for line := range strings.Lines(output(t, "ip", "netns", "list")) {
+		name, _, _ := strings.Cut(strings.TrimSpace(line), " ")
+		to, err := os.Readlink("/run/netns/" + name)
+		isLab := err == nil && strings.HasPrefix(to, "/proc/")
+		_, err = os.Lstat("/run/netns/" + name)
+		gone := err != nil // with another test's lab
+		if !isLab && !gone && !testName.MatchString(name) {
+			names = append(names, strings.TrimSpace(line))
+		}
+	}
+	return names
+}
+
+// testName is what labs of tests are called.
+var testName = regexp.MustCompile(`^t\d+-\d+\.`)
+
+func moduleNames(b []byte) []byte {
+	var names []byte
+	for line := range bytes.Lines(b) {
+		name, _, _ := bytes.Cut(line, []byte(" "))
+		names = append(append(names, name...), '\n')
+	}
+	return names
+}
+
+func output(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	var errs bytes.Buffer
+	cmd := exec.Command(name, args...)
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(fmt.Errorf("%s: %w: %s", cmd, err, errs.String()))
+	}
+	return string(out)
+}
