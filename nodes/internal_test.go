@@ -63,7 +63,7 @@ func TestOwnNotifications(t *testing.T) {
 }
 
 func TestNeighbourMatters(t *testing.T) {
-	in := interest{addrs: map[netip.Addr]bool{netip.MustParseAddr("10.0.0.1"): true}, vxlans: map[int]bool{7: true}}
+	in := interest{addrs: map[netip.Addr]bool{netip.MustParseAddr("10.0.0.1"): true}, devs: map[int]bool{3: true}, vxlans: map[int]bool{7: true}}
 	msg := func(family, index, state, flags byte, ip ...byte) []byte {
 		return append([]byte{family, 0, 0, 0, index, 0, 0, 0, state, 0, flags, 0, 8, 0, unix.NDA_DST, 0}, ip...)
 	}
@@ -76,6 +76,8 @@ func TestNeighbourMatters(t *testing.T) {
 		{"arp for a wanted address", msg(unix.AF_INET, 3, unix.NUD_FAILED, 0, 10, 0, 0, 1), true},
 		{"permanent", msg(unix.AF_INET, 3, unix.NUD_PERMANENT, 0, 10, 0, 0, 9), true},
 		{"extern_learn", msg(unix.AF_INET, 3, unix.NUD_STALE, unix.NTF_EXT_LEARNED, 10, 0, 0, 9), true},
+		{"permanent on somebody else's device", msg(unix.AF_INET, 4, unix.NUD_PERMANENT, 0, 10, 0, 0, 9), false},
+		{"multicast group", msg(unix.AF_INET, 3, unix.NUD_NOARP, 0, 224, 0, 0, 22), false},
 		{"bridge learns", msg(unix.AF_BRIDGE, 3, unix.NUD_REACHABLE, 0, 10, 0, 0, 9), false},
 		{"vxlan learns", msg(unix.AF_BRIDGE, 7, unix.NUD_REACHABLE, unix.NTF_SELF, 10, 0, 0, 9), false},
 		{"vxlan", msg(unix.AF_BRIDGE, 7, unix.NUD_PERMANENT, unix.NTF_SELF, 10, 0, 0, 9), true},

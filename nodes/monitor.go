@@ -17,16 +17,19 @@ import (
 // interest is what a monitor has to know about the State to tell what matters.
 type interest struct {
 	addrs  map[netip.Addr]bool // neighbours that are wanted
+	devs   map[int]bool        // indices of the devices on which fixed neighbours are ours or foreign
 	vxlans map[int]bool        // indices of VXLAN devices
 	tables bool
 }
 
 func (p *pass) interest() interest {
-	in := interest{addrs: make(map[netip.Addr]bool, len(p.want.Neighbours)), vxlans: map[int]bool{}, tables: len(p.want.Tables) > 0}
+	in := interest{addrs: make(map[netip.Addr]bool, len(p.want.Neighbours)), devs: map[int]bool{}, vxlans: map[int]bool{}, tables: len(p.want.Tables) > 0}
 	for _, n := range p.want.Neighbours {
 		in.addrs[n.Addr] = true
 	}
-	for _, l := range p.byName {
+	own, ports := p.ownDevices()
+	for name, l := range p.byName {
+		in.devs[l.Attrs().Index] = own[name] || ports[name] || p.exclusive[name]
 		if l.Type() == kindVXLAN {
 			in.vxlans[l.Attrs().Index] = true
 		}
@@ -209,7 +212,9 @@ func (in interest) neighbour(body []byte) bool {
 	if n.Family == unix.AF_BRIDGE {
 		return in.vxlans[n.LinkIndex] && n.State&unix.NUD_PERMANENT != 0
 	}
-	return n.State&(unix.NUD_PERMANENT|unix.NUD_NOARP) != 0 || n.Flags&unix.NTF_EXT_LEARNED != 0 || in.addrs[addrOf(n.IP)]
+	// A NOARP entry is most often a multicast group's, made by the kernel.
+	fixed := n.State&unix.NUD_PERMANENT != 0 || n.Flags&unix.NTF_EXT_LEARNED != 0
+	return fixed && in.devs[n.LinkIndex] || in.addrs[addrOf(n.IP)]
 }
 
 // portOf returns the netlink port of h's socket, which the kernel writes into
