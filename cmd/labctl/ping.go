@@ -213,6 +213,13 @@ func (a *app) pingAll(ctx context.Context, probe ping.Probe) error {
 		return err
 	}
 	defer closeAll()
+	for i, e := range eps {
+		for _, other := range eps[:i] {
+			if e.Addr == other.Addr {
+				fmt.Fprintf(a.stderr, "labctl: %s and %s have the same address %s: each reaches itself\n", other.Name, e.Name, e.Addr)
+			}
+		}
+	}
 	m, err := ping.All(ctx, eps, probe)
 	if err != nil {
 		return err
