@@ -20,8 +20,7 @@ tools: ## install the programs that tests compare with, where that is possible
 	scripts/tools
 
 bench: build ## measure up, converged, first packet, down; compare with mininet
-	scripts/tools mn:mininet brctl:bridge-utils
-	$(GO) run ./scripts/bench -labctl $(LABCTL)
+	scripts/tools mn:mininet brctl:bridge-utils && $(GO) run ./scripts/bench -labctl $(LABCTL)
 
 lint: ## gofmt, vet, and a diff of go.mod against what is used
 	scripts/lint

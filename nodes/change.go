@@ -101,6 +101,9 @@ type Report struct {
 	Healed  []Healed `json:"healed,omitempty"`
 	Foreign []Change `json:"foreign,omitempty"`
 	Err     string   `json:"err,omitempty"`
+	// Unsupported is true when Err has something that this kernel lacks
+	// (EOPNOTSUPP): trying again will not help.
+	Unsupported bool `json:"unsupported,omitempty"`
 	// Generation counts the calls of Set; it is the last one whose State was
 	// applied completely.
 	Generation uint64 `json:"generation"`

@@ -11,6 +11,7 @@ import (
 
 	"github.com/safchain/ethtool"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -221,7 +222,7 @@ func (r *Reconciler) pass(ctx context.Context, apply, tablesOK bool) (*pass, err
 		rep.Generation = gen
 	}
 	if err != nil {
-		rep.Err = err.Error()
+		rep.Err, rep.Unsupported = err.Error(), errors.Is(err, unix.EOPNOTSUPP)
 	}
 	r.publish(rep)
 	return p, err

@@ -84,6 +84,7 @@ func (a *app) agentCommand() *cobra.Command {
 		},
 	}
 	f := c.Flags()
+	f.StringVar(&conf.Node, "node", "host", "the host's name in messages")
 	f.StringVar(&endpoints, "etcd-endpoints", "http://127.0.0.1:4001,http://127.0.0.1:2379", "etcd's client addresses, comma separated")
 	f.StringVar(&conf.Prefix, "etcd-prefix", backends.DefaultPrefix, "where the network's keys are")
 	f.StringVar(&conf.Iface, "iface", "eth0", "the underlay interface")

@@ -26,6 +26,7 @@ const Protocol = 97
 
 // Config is what an agent is told.
 type Config struct {
+	Node       string   // the host's name in messages
 	Endpoints  []string // etcd's
 	Prefix     string   // of the network's keys; "" for flannel's default
 	Iface      string   // the underlay device
@@ -77,7 +78,7 @@ func Run(ctx context.Context, c Config) error {
 	if a.underlay, err = findUnderlay(c.Iface, c.PublicIP); err != nil {
 		return err
 	}
-	ns, err := nodes.CurrentNamespace("")
+	ns, err := nodes.CurrentNamespace(c.Node)
 	if err != nil {
 		return err
 	}
@@ -332,7 +333,7 @@ func (a *Agent) send() {
 	if a.reconciler != nil {
 		r := a.reconciler.Report()
 		a.report.Held, a.report.Drift, a.report.Healed, a.report.Foreign = r.Held, r.Drift, r.Healed, r.Foreign
-		a.report.Error = r.Err
+		a.report.Error, a.report.Unsupported = r.Err, r.Unsupported
 		if k, ok := a.pending[r.Generation]; ok {
 			a.report.Leases, a.report.Digest = k.count, k.digest
 			for g := range a.pending {

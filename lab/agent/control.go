@@ -38,8 +38,10 @@ type Report struct {
 	Healed   []nodes.Healed `json:"healed,omitempty"`
 	Foreign  []nodes.Change `json:"foreign,omitempty"`
 	Problems []string       `json:"problems,omitempty"`
-	// Error is why the agent does not get on; it keeps trying.
-	Error string `json:"error,omitempty"`
+	// Error is why the agent does not get on; it keeps trying. Unsupported says
+	// that this kernel lacks what the backend needs.
+	Error       string `json:"error,omitempty"`
+	Unsupported bool   `json:"unsupported,omitempty"`
 }
 
 // Order is what the supervisor tells an agent: how things are to be, whole.

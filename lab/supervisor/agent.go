@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 
+	"labctl/lab"
 	"labctl/lab/agent"
 	"labctl/lab/internal/rpc"
 )
@@ -24,7 +25,7 @@ func (s *Supervisor) newAgent(h *host) *agentProcess {
 	a := &agentProcess{}
 	a.process = process{
 		name: h.name, ns: h.ns, log: s.dir.Log(h.name), s: s, state: waiting,
-		argv: []string{"labctl", "agent",
+		argv: []string{"labctl", "agent", "--node", h.name,
 			"--etcd-endpoints", strings.Join(s.plan.Etcd.Endpoints, ","),
 			"--iface", h.plan.NIC.Name,
 			"--public-ip", h.plan.NIC.Addr.Addr().String(),
@@ -74,6 +75,11 @@ func (s *Supervisor) order(h *host) {
 func (s *Supervisor) reported(h *host, r agent.Report) {
 	s.mu.Lock()
 	h.agent.report = r
+	if r.Unsupported && !s.verified && !s.gaveUp {
+		// No use waiting: say so to whoever waits for the build.
+		s.gaveUp = true
+		s.emitLocked(lab.Event{Error: r.Error, Kind: lab.Unable, Cure: unsupportedCure})
+	}
 	rewire := r.Subnet.IsValid() && (!h.wired || h.gateway.Masked() != r.Subnet.Masked() || h.mtu != r.MTU)
 	s.mu.Unlock()
 	if rewire {

@@ -46,6 +46,7 @@ type Supervisor struct {
 	built     bool
 	verified  bool
 	verifying bool
+	gaveUp    bool          // an agent said that this kernel cannot
 	told      *lab.Status   // the status that watchers know
 	changed   chan struct{} // capacity 1: something that the lab's state depends on
 }
@@ -138,11 +139,13 @@ func (s *Supervisor) dismiss() {
 	}
 }
 
+const unsupportedCure = "this kernel lacks what the lab needs; labctl doctor names it"
+
 // kernelCure knows what a kernel's refusal means on this machine.
 func kernelCure(err error) string {
 	switch {
 	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOTSUP):
-		return "this kernel lacks what the lab needs; labctl doctor names it"
+		return unsupportedCure
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
 		return "this machine does not allow it; labctl doctor names what to change"
 	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE):
