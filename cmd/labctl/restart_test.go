@@ -287,7 +287,11 @@ func TestAgentKilled(t *testing.T) {
 			w.wait(t, fmt.Sprintf("degraded, node1's agent waiting after %d restarts", i), func(st lab.Status) bool {
 				return degraded("node1: agent")(st) && slices.ContainsFunc(st.Processes, func(p lab.ProcessStatus) bool {
 					return p.Name == "node1" && p.State == "waiting" && p.Pid == 0 && p.Restarts == i && strings.Contains(p.LastExit, "killed")
-				})
+				}) ||
+					// The first pauses are too short to be seen for sure on a busy machine.
+					i < 2 && slices.ContainsFunc(st.Processes, func(p lab.ProcessStatus) bool {
+						return p.Name == "node1" && p.Restarts > i && strings.Contains(p.LastExit, "killed")
+					})
 			})
 			l.restarted(t, "node1", before)
 			// 2 s of pause at most, and the start.

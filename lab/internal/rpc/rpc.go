@@ -162,7 +162,8 @@ func (c *Conn) Receive(v any) ([]*os.File, error) {
 		if err != nil || n == 0 {
 			closeAll(c.files)
 			c.files = nil
-			if err == nil || errors.Is(err, io.EOF) {
+			// A peer that is killed with something unread resets the stream.
+			if err == nil || errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) {
 				return nil, io.EOF
 			}
 			return nil, err

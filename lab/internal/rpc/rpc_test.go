@@ -75,3 +75,20 @@ func TestForeignBytesAreRefused(t *testing.T) {
 		a.Close()
 	}
 }
+
+// A process that is killed leaves what it had not read; that is its end as well.
+func TestResetIsTheEnd(t *testing.T) {
+	t.Parallel()
+	a, f, err := Pair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	if err := a.Send(message{"never read"}); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	if _, err := a.Receive(&message{}); !errors.Is(err, io.EOF) {
+		t.Errorf("Receive() = %v, want io.EOF", err)
+	}
+}
