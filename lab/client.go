@@ -13,7 +13,9 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"labctl/lab/internal/rpc"
+	"labctl/lab/ping"
 )
 
 // Client speaks with the supervisor of a running lab. Each call opens a
@@ -191,6 +193,15 @@ func (c *Client) Socket(ctx context.Context, endpoint string, domain, typ, proto
 		return nil, fmt.Errorf("%s: socket: %d files in the answer", endpoint, len(files))
 	}
 	return files[0], nil
+}
+
+// Pinger sends pings from an endpoint. The caller closes it.
+func (c *Client) Pinger(ctx context.Context, endpoint string) (*ping.Pinger, error) {
+	f, err := c.Socket(ctx, endpoint, unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_ICMP)
+	if err != nil {
+		return nil, err
+	}
+	return ping.New(f)
 }
 
 // Exec starts a process in an endpoint and waits for its end. files are its

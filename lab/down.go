@@ -97,7 +97,7 @@ func remove(d Dir) (ended []string, err error) {
 		if err := rec.Kill(killTimeout); err != nil {
 			return ended, err
 		}
-		if err := rec.removeLinks(); err != nil {
+		if err := rec.RemoveLinks(); err != nil {
 			return ended, err
 		}
 	}

@@ -193,7 +193,7 @@ func (b *planner) node(n NodeSpec) (NodePlan, error) {
 			plan.Serve = append(plan.Serve, uint16(port))
 		}
 		for _, pub := range c.Publish {
-			plan.Publish = append(plan.Publish, PublishPlan{HostPort: pub.HostPort, ContainerPort: pub.ContainerPort})
+			plan.Publish = append(plan.Publish, PublishPlan(pub))
 		}
 		p.Containers = append(p.Containers, plan)
 	}

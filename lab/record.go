@@ -145,8 +145,8 @@ func (r *Record) Kill(timeout time.Duration) error {
 	}
 }
 
-// removeLinks removes the links that still lead where the record says.
-func (r *Record) removeLinks() error {
+// RemoveLinks removes the links that still lead where the record says.
+func (r *Record) RemoveLinks() error {
 	var errs []error
 	for path, target := range r.Links {
 		got, err := os.Readlink(path)

@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
-	"labctl/lab"
 	"labctl/lab/check"
 	"labctl/lab/ping"
 )
@@ -79,15 +77,6 @@ func checkProbe(p ping.Probe, count int, interval time.Duration) error {
 	return nil
 }
 
-// pinger opens a socket in an endpoint.
-func pinger(ctx context.Context, cl *lab.Client, name string) (*ping.Pinger, error) {
-	f, err := cl.Socket(ctx, name, unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_ICMP)
-	if err != nil {
-		return nil, err
-	}
-	return ping.New(f)
-}
-
 func (a *app) ping(ctx context.Context, from, to string, probe ping.Probe, count int, interval time.Duration) error {
 	name, err := endpoint(from)
 	if err != nil {
@@ -103,7 +92,7 @@ func (a *app) ping(ctx context.Context, from, to string, probe ping.Probe, count
 	if !probe.To.Is4() {
 		return usage(fmt.Errorf("%s: not an IPv4 address", to), "give an endpoint or an IPv4 address")
 	}
-	p, err := pinger(ctx, cl, name)
+	p, err := cl.Pinger(ctx, name)
 	if err != nil {
 		return err
 	}

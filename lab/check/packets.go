@@ -25,14 +25,6 @@ func parseSubnet(s string) (netip.Prefix, error) {
 	return p.Masked(), err
 }
 
-func (r *Runner) pinger(ctx context.Context, endpoint string) (*ping.Pinger, error) {
-	f, err := r.client.Socket(ctx, endpoint, unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_ICMP)
-	if err != nil {
-		return nil, err
-	}
-	return ping.New(f)
-}
-
 // address is an endpoint's or the one that text is, placeholders filled in.
 func (r *Runner) address(ctx context.Context, text string) (netip.Addr, error) {
 	text, err := lab.Expand(text, r.value)
@@ -73,12 +65,7 @@ func Containers(ctx context.Context, c *lab.Client, st *lab.Status) (eps []ping.
 				done()
 				return nil, nil, fmt.Errorf("%s: has no address yet", name)
 			}
-			f, err := c.Socket(ctx, name, unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_ICMP)
-			if err != nil {
-				done()
-				return nil, nil, err
-			}
-			p, err := ping.New(f)
+			p, err := c.Pinger(ctx, name)
 			if err != nil {
 				done()
 				return nil, nil, err
@@ -98,7 +85,7 @@ func (r *Runner) ping(ctx context.Context, c lab.PingCheck) (string, error) {
 	if err != nil {
 		return expected, err
 	}
-	p, err := r.pinger(ctx, c.From)
+	p, err := r.client.Pinger(ctx, c.From)
 	if err != nil {
 		return expected, err
 	}
@@ -126,7 +113,7 @@ func (r *Runner) mtu(ctx context.Context, c lab.MTUCheck) (string, error) {
 	if err != nil {
 		return expected, err
 	}
-	p, err := r.pinger(ctx, c.From)
+	p, err := r.client.Pinger(ctx, c.From)
 	if err != nil {
 		return expected, err
 	}

@@ -108,14 +108,10 @@ func (s *Supervisor) fail(err error) {
 	}
 	s.emit(e)
 	s.mu.Lock()
-	links := s.record.Links
+	rec := s.record
 	s.mu.Unlock()
-	for path, target := range links {
-		if got, err := os.Readlink(path); err == nil && got == target {
-			if err := os.Remove(path); err != nil {
-				s.log.Error("remove", "link", path, "err", err)
-			}
-		}
+	if err := rec.RemoveLinks(); err != nil {
+		s.log.Error("remove links", "err", err)
 	}
 	s.dismiss()
 }
