@@ -22,7 +22,7 @@ func backendTypes() string {
 
 // containerMTU is what the backend leaves of a segment's MTU.
 func containerMTU(n *backends.Network, mtu int) (int, error) {
-	b, err := catalogue.New(n.BackendType, n.Backend)
+	b, err := catalogue.New(*n)
 	if err != nil {
 		return 0, err
 	}
@@ -58,7 +58,7 @@ func (v *validator) checkNetwork() {
 		v.add(v.networkPath("Backend.Type"), message, hint)
 		return
 	}
-	if _, err := catalogue.New(v.network.BackendType, v.network.Backend); err != nil {
+	if _, err := catalogue.New(*v.network); err != nil {
 		v.configError("network.Backend", "network: Backend", err)
 	}
 }

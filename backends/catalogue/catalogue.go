@@ -5,7 +5,6 @@
 package catalogue
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -24,7 +23,7 @@ type Info struct {
 // entry is one backend.
 type entry struct {
 	Info
-	make func(options json.RawMessage) (backends.Backend, error)
+	make func(n backends.Network) (backends.Backend, error)
 }
 
 // entries is the list. To add a backend: write its folder, run
@@ -33,7 +32,7 @@ func entries() []entry {
 	return []entry{
 		{
 			Info{vxlan.Type, "layer 2 frames in UDP, wrapped by the kernel; no user space on the data path", vxlan.Overhead},
-			func(o json.RawMessage) (backends.Backend, error) { return made(vxlan.New(o)) },
+			func(n backends.Network) (backends.Backend, error) { return made(vxlan.New(n.Backend)) },
 		},
 	}
 }
@@ -56,18 +55,17 @@ func All() []Info {
 	return all
 }
 
-// New makes the backend of a network config: typ is Network.BackendType,
-// options Network.Backend, nil for the defaults.
-func New(typ string, options json.RawMessage) (backends.Backend, error) {
+// New makes the backend that a network config names.
+func New(n backends.Network) (backends.Backend, error) {
 	var names []string
 	for _, e := range entries() {
-		if e.Type == strings.ToLower(typ) {
-			return e.make(options)
+		if e.Type == n.BackendType {
+			return e.make(n)
 		}
 		names = append(names, e.Type)
 	}
 	slices.Sort(names)
 	return nil, &backends.ConfigError{
-		Field: "Backend.Type", Text: fmt.Sprintf("%q is unknown", typ), Hint: "use one of " + strings.Join(names, ", "),
+		Field: "Backend.Type", Text: fmt.Sprintf("%q is unknown", n.BackendType), Hint: "use one of " + strings.Join(names, ", "),
 	}
 }

@@ -4,12 +4,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"labctl/backends"
 )
 
 func TestEveryBackendIsMade(t *testing.T) {
 	var types []string
 	for _, info := range All() {
-		b, err := New(strings.ToUpper(info.Type), nil)
+		b, err := New(backends.Network{BackendType: info.Type})
 		if err != nil || b.Type() != info.Type {
 			t.Errorf("New(%s) = %v, %v", info.Type, b, err)
 		}
@@ -24,11 +26,11 @@ func TestEveryBackendIsMade(t *testing.T) {
 }
 
 func TestUnknownType(t *testing.T) {
-	b, err := New("vlan", nil)
+	b, err := New(backends.Network{BackendType: "vlan"})
 	if b != nil || err == nil || !strings.Contains(err.Error(), `"vlan" is unknown`) || !strings.Contains(err.Error(), "vxlan") {
 		t.Errorf("New(vlan) = %v, %v", b, err)
 	}
-	if b, err := New("vxlan", []byte(`{"VNI":-1}`)); b != nil || err == nil {
+	if b, err := New(backends.Network{BackendType: "vxlan", Backend: []byte(`{"VNI":-1}`)}); b != nil || err == nil {
 		t.Errorf("New(vxlan, bad) = %v, %v, want a nil Backend", b, err)
 	}
 }

@@ -117,7 +117,7 @@ func Run(ctx context.Context, c Config) error {
 	if err := a.network.Supported(); err != nil {
 		return err
 	}
-	if a.backend, err = catalogue.New(a.network.BackendType, a.network.Backend); err != nil {
+	if a.backend, err = catalogue.New(a.network); err != nil {
 		return err
 	}
 	env, err := backends.ReadSubnetEnv(c.SubnetFile)
