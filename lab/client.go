@@ -57,10 +57,24 @@ func Open(name string) (*Client, error) {
 		return nil, err
 	}
 	if !rec.Alive() {
-		return nil, &Failure{Kind: Failed, Err: fmt.Errorf("%s: broken: its processes are gone", name),
-			Cure: fmt.Sprintf("labctl down %s removes what is left, labctl up makes it anew; its log is %s", name, d.Log("supervisor"))}
+		return nil, broken(d, errors.New("its processes are gone"))
 	}
 	return &Client{Dir: d}, nil
+}
+
+// broken is the error for a lab whose supervisor died.
+func broken(d Dir, why error) error {
+	return &Failure{Kind: Failed, Err: fmt.Errorf("%s: broken: %w", d.Name(), why),
+		Cure: fmt.Sprintf("labctl down %[1]s removes what is left, labctl up makes it anew; its log is %[2]s", d.Name(), d.Log("supervisor"))}
+}
+
+// gone is the error for a lab whose supervisor does not answer: it was taken
+// down, or its record is still there and it is broken.
+func (c *Client) gone() error {
+	if _, err := ReadRecord(c.Dir); err != nil {
+		return fmt.Errorf("%s: %w", c.Dir.Name(), ErrSupervisorGone)
+	}
+	return broken(c.Dir, ErrSupervisorGone)
 }
 
 // notRunning is the error for a lab that is not there.
@@ -83,7 +97,7 @@ func OtherUsersHint() string {
 func (c *Client) call(ctx context.Context, r Request, files ...*os.File) (*rpc.Conn, func(), error) {
 	conn, err := rpc.Dial(c.Dir.Socket())
 	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, fmt.Errorf("%s: %w", c.Dir.Name(), ErrSupervisorGone)
+		return nil, nil, c.gone()
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s: supervisor: %w", c.Dir.Name(), err)
@@ -92,11 +106,11 @@ func (c *Client) call(ctx context.Context, r Request, files ...*os.File) (*rpc.C
 	closing := func() { stop(); conn.Close() }
 	if err := conn.Send(r, files...); err != nil {
 		closing()
-		if errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {
-			err = ErrSupervisorGone
-		}
 		if ctx.Err() != nil {
 			return nil, nil, ctx.Err()
+		}
+		if errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {
+			return nil, nil, c.gone()
 		}
 		return nil, nil, fmt.Errorf("%s: %w", c.Dir.Name(), err)
 	}
@@ -111,7 +125,7 @@ func (c *Client) receive(ctx context.Context, conn *rpc.Conn) (Response, []*os.F
 			return r, nil, ctx.Err()
 		}
 		if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, net.ErrClosed) {
-			err = ErrSupervisorGone
+			return r, nil, c.gone()
 		}
 		return r, nil, fmt.Errorf("%s: %w", c.Dir.Name(), err)
 	}

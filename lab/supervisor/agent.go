@@ -38,6 +38,7 @@ func (s *Supervisor) newAgent(h *host) *agentProcess {
 	a.started = func(c *rpc.Conn) {
 		s.mu.Lock()
 		a.conn = c
+		a.report.Phase = "" // what the one before it said holds no longer
 		s.order(h)
 		s.mu.Unlock()
 		s.poke()
