@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"labctl/backends"
+	"labctl/backends/hostgw"
 	"labctl/backends/vxlan"
 )
 
@@ -30,6 +31,10 @@ type entry struct {
 // backendtest.Run in its test, and add its entry here, in the order of Type.
 func entries() []entry {
 	return []entry{
+		{
+			Info{hostgw.Type, "a route to each host, on one layer 2 network; nothing is wrapped", hostgw.Overhead},
+			func(n backends.Network) (backends.Backend, error) { return made(hostgw.New(n.Backend)) },
+		},
 		{
 			Info{vxlan.Type, "layer 2 frames in UDP, wrapped by the kernel; no user space on the data path", vxlan.Overhead},
 			func(n backends.Network) (backends.Backend, error) { return made(vxlan.New(n.Backend)) },

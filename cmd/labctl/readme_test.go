@@ -93,7 +93,7 @@ func backendReadmes(t *testing.T) []string {
 	t.Helper()
 	var files []string
 	for _, i := range catalogue.All() {
-		files = append(files, "../../backends/"+i.Type+"/README.md")
+		files = append(files, "../../backends/"+strings.ReplaceAll(i.Type, "-", "")+"/README.md")
 	}
 	return files
 }
