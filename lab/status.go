@@ -1,6 +1,9 @@
 package lab
 
-import "labctl/nodes"
+import (
+	"labctl/backends"
+	"labctl/nodes"
+)
 
 // State is how a lab or a node is.
 type State string
@@ -48,17 +51,19 @@ type EtcdStatus struct {
 
 // NodeStatus is one host.
 type NodeStatus struct {
-	Name       string            `json:"name"`
-	Netns      string            `json:"netns"`
-	State      State             `json:"state"`
-	Reasons    []string          `json:"reasons"`
-	PublicIP   string            `json:"publicIP"`
-	Subnets    []string          `json:"subnets"`
-	MTU        int               `json:"mtu"`
-	Peers      int               `json:"peers"`
-	VTEPMAC    string            `json:"vtepMAC,omitempty"`
-	AgentPid   int               `json:"agentPid,omitempty"`
-	SubnetFile string            `json:"subnetFile,omitempty"`
+	Name       string   `json:"name"`
+	Netns      string   `json:"netns"`
+	State      State    `json:"state"`
+	Reasons    []string `json:"reasons"`
+	PublicIP   string   `json:"publicIP"`
+	Subnets    []string `json:"subnets"`
+	MTU        int      `json:"mtu"`
+	Peers      int      `json:"peers"`
+	VTEPMAC    string   `json:"vtepMAC,omitempty"`
+	AgentPid   int      `json:"agentPid,omitempty"`
+	SubnetFile string   `json:"subnetFile,omitempty"`
+	// Traffic is what the agent itself has carried (backend udp).
+	Traffic    *backends.Traffic `json:"traffic,omitempty"`
 	Drift      []Drift           `json:"drift"`
 	Healed     []Drift           `json:"healed"`  // in the last 10 s
 	Foreign    []Drift           `json:"foreign"` // found, not labctl's, left alone

@@ -162,6 +162,11 @@ func (a *app) printStatus(st *lab.Status) error {
 			fmt.Fprintf(a.stdout, "%s: %s\n", n.Name, p)
 		}
 	}
+	if wide {
+		if err := a.printTraffic(st); err != nil {
+			return err
+		}
+	}
 	if wide || st.State == lab.Degraded {
 		rows = nil
 		for _, p := range st.Processes {

@@ -45,6 +45,7 @@ type Agent struct {
 	store    *backends.Store
 	network  backends.Network
 	backend  backends.Backend
+	path     backends.Path // nil when the kernel forwards; set once, under mu
 	underlay nodes.Underlay
 
 	mu         sync.Mutex        // guards all below
@@ -128,6 +129,9 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
+	if err := a.openPath(lease.Lease()); err != nil {
+		return err
+	}
 	r, err := a.newReconciler(ns, lease.Lease())
 	if err != nil {
 		return err
@@ -143,6 +147,13 @@ func Run(ctx context.Context, c Config) error {
 			cancel()
 		}
 	})
+	carried := make(chan error, 1)
+	wg.Go(func() {
+		if err := a.carry(ctx); err != nil {
+			carried <- err
+			cancel()
+		}
+	})
 	wg.Go(func() {
 		for {
 			select {
@@ -154,6 +165,11 @@ func Run(ctx context.Context, c Config) error {
 		}
 	})
 	err = a.follow(ctx, lease)
+	select {
+	case err := <-carried:
+		return err
+	default:
+	}
 	if ctx.Err() != nil {
 		return nil
 	}
@@ -174,7 +190,11 @@ func (a *Agent) obey(store chan<- struct{}) {
 		if a.reconciler != nil {
 			a.reconciler.Hold(o.Hold)
 		}
+		if o.Ask != a.report.Answered {
+			a.report.Traffic, a.report.Answered = a.traffic(), o.Ask
+		}
 		a.mu.Unlock()
+		a.send()
 		if o.Store && !told {
 			told = true
 			close(store)
@@ -298,6 +318,9 @@ func (a *Agent) set(self backends.Lease, snap backends.Snapshot) {
 	})
 	for _, p := range problems {
 		a.Log.Warn("lease ignored", "err", p)
+	}
+	if a.path != nil {
+		a.path.Set(self, peers)
 	}
 	a.reconciler.Set(st)
 }

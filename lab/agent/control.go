@@ -3,6 +3,7 @@ package agent
 import (
 	"net/netip"
 
+	"labctl/backends"
 	"labctl/nodes"
 )
 
@@ -38,6 +39,10 @@ type Report struct {
 	Healed   []nodes.Healed `json:"healed,omitempty"`
 	Foreign  []nodes.Change `json:"foreign,omitempty"`
 	Problems []string       `json:"problems,omitempty"`
+	// Traffic is what the agent itself has carried, as of the order with this
+	// number; nil with a backend whose packets the kernel forwards.
+	Traffic  *backends.Traffic `json:"traffic,omitempty"`
+	Answered uint64            `json:"answered,omitempty"`
 	// Error is why the agent does not get on; it keeps trying. Unsupported says
 	// that this kernel lacks what the backend needs.
 	Error       string `json:"error,omitempty"`
@@ -54,4 +59,6 @@ type Order struct {
 	Hosts int `json:"hosts"`
 	// Hold stops healing.
 	Hold bool `json:"hold"`
+	// Ask is another number than before when the Traffic of now is wanted.
+	Ask uint64 `json:"ask,omitempty"`
 }

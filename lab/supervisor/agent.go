@@ -68,7 +68,7 @@ func (s *Supervisor) newAgent(h *host) *agentProcess {
 func (s *Supervisor) order(h *host) {
 	if h.agent != nil && h.agent.conn != nil {
 		// An agent that is dead hears it when it starts again.
-		_ = h.agent.conn.Send(agent.Order{Store: s.etcdReady, Hosts: len(s.hosts), Hold: h.held})
+		_ = h.agent.conn.Send(agent.Order{Store: s.etcdReady, Hosts: len(s.hosts), Hold: h.held, Ask: s.asked})
 	}
 }
 
@@ -76,10 +76,15 @@ func (s *Supervisor) order(h *host) {
 func (s *Supervisor) reported(h *host, r agent.Report) {
 	s.mu.Lock()
 	h.agent.report = r
+	s.heard()
 	if r.Unsupported && !s.verified && !s.gaveUp {
 		// No use waiting: say so to whoever waits for the build.
 		s.gaveUp = true
-		s.emitLocked(lab.Event{Error: r.Error, Kind: lab.Unable, Cure: unsupportedCure})
+		what, cure, ok := strings.Cut(r.Error, "; ")
+		if !ok {
+			cure = unsupportedCure
+		}
+		s.emitLocked(lab.Event{Error: what, Kind: lab.Unable, Cure: cure})
 	}
 	rewire := r.Subnet.IsValid() && (!h.wired || h.gateway.Masked() != r.Subnet.Masked() || h.mtu != r.MTU)
 	s.mu.Unlock()

@@ -85,6 +85,9 @@ func (s *Supervisor) tellChanges() {
 		return
 	}
 	now := s.statusLocked()
+	for i := range now.Nodes {
+		now.Nodes[i].Traffic = nil // whoever asks has it told; that is no change
+	}
 	if s.told == nil || !reflect.DeepEqual(*s.told, *now) {
 		s.told = now
 		s.emitLocked(lab.Event{Changed: true})

@@ -53,6 +53,7 @@ func (s *Supervisor) answer(ctx context.Context, c *rpc.Conn) {
 	}()
 	switch {
 	case r.Status != nil:
+		s.askTraffic(ctx)
 		err = c.Send(lab.Response{Status: s.status()})
 	case r.Plan != nil:
 		err = c.Send(lab.Response{Plan: s.plan})

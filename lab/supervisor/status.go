@@ -78,6 +78,7 @@ func (s *Supervisor) hostStatus(h *host) lab.NodeStatus {
 		n.SubnetFile = s.dir.SubnetEnv(h.name)
 		n.Peers = max(r.Leases-1, 0)
 		n.VTEPMAC = r.VTEPMAC
+		n.Traffic = r.Traffic
 		n.Drift = append(n.Drift, drifts(h.name, r.Drift)...)
 		n.Healed = append(n.Healed, healedDrifts(h.name, r.Healed)...)
 		n.Foreign = append(n.Foreign, drifts(h.name, r.Foreign)...)

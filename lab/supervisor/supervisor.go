@@ -49,6 +49,8 @@ type Supervisor struct {
 	gaveUp    bool          // an agent said that this kernel cannot
 	told      *lab.Status   // the status that watchers know
 	changed   chan struct{} // capacity 1: something that the lab's state depends on
+	asked     uint64        // how often agents were asked for their traffic
+	answered  chan struct{} // closed and made anew with each report
 }
 
 // Supervise is the supervisor's process. It returns when the lab cannot be
@@ -76,6 +78,7 @@ func Supervise(dir lab.Dir, started string) error {
 		watchers:  map[chan lab.Event]struct{}{},
 		state:     lab.Starting,
 		changed:   make(chan struct{}, 1),
+		answered:  make(chan struct{}),
 	}
 	b, err := os.ReadFile(dir.Plan())
 	if err != nil {
