@@ -18,7 +18,7 @@ import (
 )
 
 func (a *app) upCommand() *cobra.Command {
-	var name string
+	var name, backend string
 	var dryRun bool
 	var timeout time.Duration
 	c := &cobra.Command{
@@ -29,6 +29,7 @@ node knows every other and a packet has crossed; print the nodes. A lab that
 runs already is left as it is. Ctrl-C removes what was made so far.`,
 		Example: `  labctl up flannel-vxlan
   labctl up ./my-lab.yaml --name second
+  labctl up flannel-docker0 --backend vxlan
   labctl up flannel-vxlan --dry-run          # only the plan`,
 		Args:              arguments(1, 1, "a built-in lab, a file, or - for standard input"),
 		ValidArgsFunction: upTo(1, a.completeLabFiles),
@@ -39,16 +40,17 @@ runs already is left as it is. Ctrl-C removes what was made so far.`,
 			if timeout <= 0 {
 				return usage(fmt.Errorf("--timeout %v: no time to build anything", timeout), "give a duration such as 30s")
 			}
-			return a.up(c.Context(), args[0], name, dryRun, timeout)
+			return a.up(c.Context(), args[0], name, backend, dryRun, timeout)
 		},
 	}
 	c.Flags().StringVar(&name, "name", "", "the lab's name (default: the one in the file)")
+	c.Flags().StringVar(&backend, "backend", "", "another backend than the file's, with its defaults")
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "print the plan and make nothing")
 	c.Flags().DurationVar(&timeout, "timeout", 2*time.Minute, "give up and remove everything after this long")
 	return c
 }
 
-func (a *app) up(ctx context.Context, arg, name string, dryRun bool, timeout time.Duration) error {
+func (a *app) up(ctx context.Context, arg, name, backend string, dryRun bool, timeout time.Duration) error {
 	spec, data, err := a.readLab(arg)
 	if err != nil {
 		return err
@@ -56,6 +58,11 @@ func (a *app) up(ctx context.Context, arg, name string, dryRun bool, timeout tim
 	if name != "" {
 		if err := spec.Rename(name); err != nil {
 			return usage(err, "choose another --name")
+		}
+	}
+	if backend != "" {
+		if err := spec.UseBackend(backend); err != nil {
+			return usage(err, "use --backend with one that fits the lab")
 		}
 	}
 	plan, err := lab.NewPlan(spec, machine())
