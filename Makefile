@@ -4,7 +4,7 @@ LABCTL  := bin/labctl
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 export CGO_ENABLED := 0
 
-.PHONY: build test race tools bench lint demo fuzz clean help
+.PHONY: build test race tools bench bench-backends gate lint demo fuzz clean help
 .DEFAULT_GOAL := build
 
 build: ## build the one static binary, bin/labctl
@@ -22,6 +22,12 @@ tools: ## install the programs that tests compare with, where that is possible
 bench: build ## measure up, converged, first packet, down; compare with mininet
 	scripts/tools mn:mininet brctl:bridge-utils && $(GO) run ./scripts/bench -labctl $(LABCTL)
 
+bench-backends: build ## compare udp, vxlan and host-gw: streams, packets, latency, CPU, memory
+	scripts/tools && $(GO) run ./scripts/bench -labctl $(LABCTL) -backends
+
+gate: build ## fail when udp is much slower than vxlan
+	scripts/tools && $(GO) run ./scripts/bench -labctl $(LABCTL) -backends -gate 0.75 -each 1s
+
 lint: ## gofmt, vet, and a diff of go.mod against what is used
 	scripts/lint
 
@@ -35,4 +41,4 @@ clean: ## remove what was built
 	rm -rf bin
 
 help: ## this text
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -2,7 +2,7 @@
 //
 //	go run ./scripts/bench -labctl bin/labctl
 //
-// It prints the times of a 3-node lab beside mininet's of a 3-host network
+// and with -backends how fast packets go by each backend. It prints the times of a 3-node lab beside mininet's of a 3-host network
 // without overlay or store, rounds interleaved, and then how labs grow from 3
 // to 100 nodes. Everything it starts it takes down again.
 package main
@@ -15,6 +15,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -35,7 +36,23 @@ func main() {
 	flag.IntVar(&b.rounds, "rounds", 10, "rounds of the 3-node lab and of mininet")
 	flag.IntVar(&b.growth, "growth", 5, "rounds of each size")
 	sizes := flag.String("sizes", "3,20,50,100", "nodes of the growing lab")
+	var bb backends
+	compare := flag.Bool("backends", false, "compare backends instead")
+	flag.IntVar(&bb.rounds, "backend-rounds", 8, "rounds of each backend")
+	flag.DurationVar(&bb.each, "each", 2*time.Second, "how long each stream lasts")
+	flag.Float64Var(&bb.gate, "gate", 0, "measure only udp / vxlan, and fail when it is less")
 	flag.Parse()
+	if *compare {
+		var err error
+		if bb.labctl, err = filepath.Abs(b.labctl); err == nil {
+			err = bb.run(ctx)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	for _, s := range strings.Split(*sizes, ",") {
 		n, err := strconv.Atoi(s)
 		if err != nil {
@@ -283,23 +300,40 @@ func privateMemory(pidns uint64) (mb float64, count int, err error) {
 		if ns, err := os.Readlink(p + "/ns/pid"); err != nil || ns != want {
 			continue
 		}
-		data, err := os.ReadFile(p + "/smaps_rollup")
+		pid, err := strconv.Atoi(filepath.Base(p))
 		if err != nil {
+			return 0, 0, err
+		}
+		one, err := private(pid)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
 			continue // ended in between
 		}
-		count++
-		for line := range strings.Lines(string(data)) {
-			f := strings.Fields(line)
-			if len(f) == 3 && (f[0] == "Private_Dirty:" || f[0] == "Private_Clean:") {
-				kb, err := strconv.ParseFloat(f[1], 64)
-				if err != nil {
-					return 0, 0, fmt.Errorf("%s: %w", p, err)
-				}
-				mb += kb / 1024
-			}
+		if err != nil {
+			return 0, 0, err
 		}
+		count++
+		mb += one
 	}
 	return mb, count, nil
+}
+
+// private is what memory a process shares with no other, in MB.
+func private(pid int) (mb float64, err error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(data)) {
+		f := strings.Fields(line)
+		if len(f) == 3 && (f[0] == "Private_Dirty:" || f[0] == "Private_Clean:") {
+			kb, err := strconv.ParseFloat(f[1], 64)
+			if err != nil {
+				return 0, fmt.Errorf("process %d: %w", pid, err)
+			}
+			mb += kb / 1024
+		}
+	}
+	return mb, nil
 }
 
 // mininetReady says what is missing for the comparison, "" for nothing.
