@@ -26,6 +26,8 @@ type CheckSpec struct {
 	MTU *MTUCheck `yaml:"mtu,omitempty"`
 	// Store reads keys of etcd: the lines "KEY VALUE" of all keys under prefix must match.
 	Store *StoreCheck `yaml:"store,omitempty"`
+	// Calls counts the system calls that an agent makes for a packet that it carries itself (backend udp).
+	Calls *CallsCheck `yaml:"calls,omitempty"`
 }
 
 // PingCheck is `ping: all` or `ping: {from, to, ...}`.
@@ -103,6 +105,19 @@ type StoreCheck struct {
 	Keys *int `yaml:"keys,omitempty" jsonschema:"minimum=0"`
 }
 
+// CallsCheck sends packets from one container to another and divides: system
+// calls of the sending node's agent by packets on the wire.
+type CallsCheck struct {
+	// From is the container that sends.
+	From string `yaml:"from,omitempty" jsonschema:"required"`
+	// To is a container on another node.
+	To string `yaml:"to,omitempty" jsonschema:"required"`
+	// Least is the smallest number of calls for a packet that is expected.
+	Least float64 `yaml:"least,omitempty" jsonschema:"minimum=0"`
+	// Most is the largest.
+	Most float64 `yaml:"most,omitempty" jsonschema:"minimum=0"`
+}
+
 // Expect is what a check's packets should come to; the zero value is ExpectOK.
 type Expect string
 
@@ -127,7 +142,7 @@ func (c CheckSpec) kinds() []string {
 		name string
 	}{
 		{c.Ping != nil, "ping"}, {c.Command != nil, "command"}, {c.HTTP != nil, "http"},
-		{c.Count != nil, "count"}, {c.MTU != nil, "mtu"}, {c.Store != nil, "store"},
+		{c.Count != nil, "count"}, {c.MTU != nil, "mtu"}, {c.Store != nil, "store"}, {c.Calls != nil, "calls"},
 	} {
 		if k.set {
 			kinds = append(kinds, k.name)
@@ -161,6 +176,8 @@ func (c CheckSpec) Title() string {
 		return fmt.Sprintf("mtu %s -> %s is %d", c.MTU.From, c.MTU.To, c.MTU.Is)
 	case c.Store != nil:
 		return "store " + c.Store.Prefix
+	case c.Calls != nil:
+		return "system calls a packet, " + c.Calls.From + " -> " + c.Calls.To
 	}
 	return "check"
 }

@@ -119,7 +119,7 @@ func TestImportsGoOneWay(t *testing.T) {
 		{"one backend", []string{"backends"}, func(dir, p string) bool {
 			kind := func(d string) string {
 				parts := strings.Split(d, "/")
-				if len(parts) < 2 || parts[1] == "catalogue" || parts[1] == "backendtest" || parts[1] == "internal" {
+				if len(parts) < 2 || parts[0] != "backends" || parts[1] == "catalogue" || parts[1] == "backendtest" || parts[1] == "internal" {
 					return ""
 				}
 				return parts[1]

@@ -6,6 +6,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+
+	"labctl/backends"
 )
 
 // checks validates what `labctl test` is to assert.
@@ -31,7 +33,7 @@ func (c checkScope) problem(key, message, hint string) {
 }
 
 func (v *validator) check(c checkScope, spec CheckSpec) {
-	const kinds = "ping, command, http, count, mtu, store"
+	const kinds = "ping, command, http, count, mtu, store, calls"
 	switch found := spec.kinds(); {
 	case len(found) == 0:
 		if !v.bad(c.path) {
@@ -84,6 +86,16 @@ func (v *validator) check(c checkScope, spec CheckSpec) {
 			c.missing("mtu.is", "is: 1450")
 		case p.Is < 68 || p.Is > 65535:
 			c.problem("mtu.is", fmt.Sprintf("mtu %d is out of range", p.Is), "use 68 to 65535")
+		}
+	}
+	if p := spec.Calls; p != nil {
+		c.endpoint("calls.from", p.From)
+		c.endpoint("calls.to", p.To)
+		if v.network != nil && v.network.BackendType != backends.DefaultBackendType {
+			c.problem("calls", "only agents of backend udp carry packets themselves", "")
+		}
+		if p.Most < 0 || p.Least < 0 || p.Most < p.Least {
+			c.problem("calls.most", fmt.Sprintf("no number is between %v and %v", p.Least, p.Most), "most: 0.5")
 		}
 	}
 	if p := spec.Store; p != nil {

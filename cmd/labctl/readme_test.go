@@ -314,7 +314,7 @@ func TestReadmeTables(t *testing.T) {
 	})
 	t.Run("checks", func(t *testing.T) {
 		t.Parallel()
-		want := []string{"ping", "command", "http", "count", "mtu", "store"}
+		want := []string{"ping", "command", "http", "count", "mtu", "store", "calls"}
 		var got []string
 		for _, r := range rows(t, readme, "kind") {
 			got = append(got, r[0])

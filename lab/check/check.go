@@ -99,6 +99,8 @@ func (r *Runner) try(ctx context.Context, c lab.CheckSpec) (expected string, err
 		return r.mtu(ctx, *c.MTU)
 	case c.Store != nil:
 		return r.store(ctx, *c.Store)
+	case c.Calls != nil:
+		return r.calls(ctx, *c.Calls)
 	}
 	return "", errors.New("check: of no kind that this labctl knows")
 }
