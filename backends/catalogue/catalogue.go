@@ -11,6 +11,7 @@ import (
 
 	"labctl/backends"
 	"labctl/backends/hostgw"
+	"labctl/backends/udp"
 	"labctl/backends/vxlan"
 )
 
@@ -34,6 +35,10 @@ func entries() []entry {
 		{
 			Info{hostgw.Type, "a route to each host, on one layer 2 network; nothing is wrapped", hostgw.Overhead},
 			func(n backends.Network) (backends.Backend, error) { return made(hostgw.New(n.Backend)) },
+		},
+		{
+			Info{udp.Type, "layer 3 packets in UDP, wrapped by the agent through a TUN device", udp.Overhead},
+			func(n backends.Network) (backends.Backend, error) { return made(udp.New(n.Backend, n.Network)) },
 		},
 		{
 			Info{vxlan.Type, "layer 2 frames in UDP, wrapped by the kernel; no user space on the data path", vxlan.Overhead},

@@ -25,29 +25,40 @@ func TestBuiltInLabs(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			forUsers(t, func(t *testing.T, u user) {
-				l := u.up(t, name)
-				// A lab answers its owner only: the checks run as that user.
-				cmd := u.program("labcheck", name, l.dir())
-				var errs bytes.Buffer
-				cmd.Stderr = &errs
-				out, err := cmd.Output()
-				if err != nil {
-					t.Fatalf("labcheck: %v\n%s%s", err, out, errs.String())
+				if usesUDP(t, builtIn(t, name)) && u.deniedTUN(t, name) {
+					return
 				}
-				var results []check.Result
-				unmarshal(t, string(out), &results)
-				if len(results) == 0 {
-					t.Errorf("no checks")
-				}
-				for _, res := range results {
-					if strings.HasPrefix(res.Found, notRun) {
-						t.Logf("%s %s: %s", res.Claim, res.Title, res.Found)
-					} else if !res.OK {
-						t.Errorf("%s %s: want %s; found %s", res.Claim, res.Title, res.Expected, res.Found)
-					}
-				}
+				u.up(t, name).check(t, name)
 			})
 		})
+	}
+}
+
+// check runs the checks of a built-in lab, or of a file with a path, on the
+// lab. A lab answers its owner only: they run as that user.
+func (l *running) check(t *testing.T, file string) {
+	t.Helper()
+	cmd := l.program("labcheck", file, l.dir())
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("labcheck: %v\n%s%s", err, out, errs.String())
+	}
+	var results []check.Result
+	unmarshal(t, string(out), &results)
+	if len(results) == 0 {
+		t.Errorf("no checks")
+	}
+	for _, res := range results {
+		switch {
+		case strings.HasPrefix(res.Found, notRun):
+			t.Logf("%s %s: %s", res.Claim, res.Title, res.Found)
+		case !res.OK:
+			t.Errorf("%s %s: want %s; found %s", res.Claim, res.Title, res.Expected, res.Found)
+		case res.Claim == "C5":
+			t.Logf("%s %s: %s", res.Claim, res.Title, res.Expected)
+		}
 	}
 }
 
@@ -66,7 +77,11 @@ func labcheck() {
 
 func runChecks(name string, dir lab.Dir) ([]check.Result, error) {
 	ctx := context.Background()
-	data, err := labs.Read(name)
+	read := labs.Read
+	if strings.Contains(name, "/") {
+		read = os.ReadFile
+	}
+	data, err := read(name)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,187 @@
+package udp
+
+import (
+	"fmt"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// slots is how many messages one system call takes.
+	slots = 16
+	// slotSize has room for the largest message and for a header before it. It
+	// is no power of two: the beginnings of all slots, which is what small
+	// messages use, would fall on the same lines of the processor's cache.
+	slotSize = headroom + maxPacket + 4096 + 64 + 1
+	headroom = 16
+	// large is from where on a message fills the cache enough by itself.
+	large = 8 << 10
+)
+
+// receiver is the way in: from other hosts to flannel0. It belongs to one
+// thread.
+type receiver struct {
+	*path
+	slots    [slots][]byte
+	msgs     [slots]message
+	iovs     [slots]unix.Iovec
+	names    [slots]peerAddr
+	controls [slots]control
+	take     int // how many messages to ask for
+	most     int
+
+	m merger
+}
+
+func newReceiver(p *path) *receiver {
+	r := &receiver{path: p, take: 1}
+	r.m = merger{write: r.write, off: p.level < gso}
+	all := slots
+	if p.level == plain {
+		all = 1
+	}
+	r.most = all
+	// Pages that are never touched take no memory.
+	mem := make([]byte, all*slotSize)
+	for i := range all {
+		r.slots[i] = mem[i*slotSize : (i+1)*slotSize : (i+1)*slotSize]
+		r.iovs[i].Base = &r.slots[i][headroom]
+		r.iovs[i].SetLen(maxPacket)
+	}
+	return r
+}
+
+// run waits in the system call that receives: one call less than with poll.
+func (r *receiver) run() error {
+	for {
+		msgs := r.msgs[:r.take]
+		for i := range msgs {
+			m := &msgs[i].Msghdr
+			m.Name, m.Namelen = (*byte)(unsafe.Pointer(&r.names[i])), unix.SizeofSockaddrInet4
+			m.Iov = &r.iovs[i]
+			m.SetIovlen(1)
+			m.Control = (*byte)(unsafe.Pointer(&r.controls[i]))
+			m.SetControllen(int(unsafe.Sizeof(r.controls[i])))
+			m.Flags = 0
+		}
+		n, err := receiveMessages(r.socket, msgs)
+		r.in.calls.add(1)
+		if r.stopped.Load() {
+			return nil
+		}
+		switch err {
+		case nil:
+			r.received(msgs[:n])
+		case unix.EINTR, unix.EAGAIN:
+		case unix.ENOBUFS, unix.ENOMEM:
+			r.in.drop(truncated)
+		default:
+			return fmt.Errorf("udp port %d: receive: %w", r.config.Port, err)
+		}
+	}
+}
+
+// received takes what one system call gave.
+func (r *receiver) received(msgs []message) {
+	t := r.table.Load()
+	longest := 0
+	for i := range msgs {
+		r.message(t, i)
+		longest = max(longest, int(msgs[i].n))
+	}
+	r.m.flush()
+	// One large message after the other keeps the cache hot.
+	r.take = r.most
+	if longest > large {
+		r.take = 1
+	}
+}
+
+// message takes one message, which may be many datagrams of one length.
+func (r *receiver) message(t *table, i int) {
+	m := &r.msgs[i]
+	if m.Flags&unix.MSG_TRUNC != 0 {
+		r.in.drop(truncated)
+		return
+	}
+	from := r.names[i].addr()
+	subnet, known := t.senders[from]
+	length := int(m.n)
+	size := length
+	if c := &r.controls[i]; m.Controllen > 0 && c.Level == unix.SOL_UDP && c.Type == unix.UDP_GRO && c.value > 0 {
+		size = int(c.value)
+	}
+	for at := 0; at < length; at += size {
+		n := min(size, length-at)
+		if r.config.VerifySource && !known {
+			r.in.drop(unknownSender)
+			continue
+		}
+		d := r.slots[i][headroom+at : headroom+at+n]
+		if why := r.check(t, d, from, subnet); why != accepted {
+			r.in.drop(why)
+			continue
+		}
+		r.m.add(r.slots[i], headroom+at, n)
+	}
+	if length == 0 {
+		r.in.drop(malformed)
+	}
+}
+
+func (r *receiver) check(t *table, d []byte, from addr, subnet span) reason {
+	if why := checkPacket(d); why != accepted {
+		return why
+	}
+	if !r.config.VerifySource {
+		return accepted
+	}
+	// A host's own packets have its address on flannel0, which is the first of
+	// its subnet, or its public one.
+	if src := source(d); !subnet.contains(src) && src != from {
+		return spoofedSource
+	}
+	if !t.self.contains(destination(d)) {
+		return notOurs
+	}
+	return accepted
+}
+
+// write hands a packet, or many in one, to the kernel: slot[start:end], with
+// room for a header before it.
+func (r *receiver) write(slot []byte, start, end, count int, h vnetHeader) error {
+	bytes := end - start + (count-1)*int(h.headerLen)
+	if r.tun.vnet {
+		start -= vnetLen
+		h.put(slot[start:])
+	}
+	for {
+		_, err := unix.Write(r.tun.fd, slot[start:end])
+		r.in.calls.add(1)
+		switch err {
+		case nil:
+			r.in.batches.add(1)
+			r.in.packets.add(count)
+			r.in.bytes.add(bytes)
+			return nil
+		case unix.EINTR:
+		case unix.EINVAL:
+			if count > 1 {
+				r.fallBack("merging packets for "+device, err)
+				return err
+			}
+			// The kernel looks at the header, too.
+			r.in.drop(malformed)
+			return nil
+		case unix.EIO, unix.EBADFD:
+			r.dropMany(noDevice, count)
+			return nil
+		default:
+			r.dropMany(sendError, count)
+			return nil
+		}
+	}
+}
+
+func (r *receiver) dropMany(why reason, n int) { r.in.drops[why].add(n) }

@@ -1,0 +1,243 @@
+package udp
+
+import (
+	"errors"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// sender is the way out: from flannel0 to other hosts. It belongs to one
+// thread.
+type sender struct {
+	*path
+	buf []byte // what one read gives
+	b   *batches
+	// wait is what the thread sleeps on.
+	wait [2]unix.PollFd
+	// send is sendMessages, but for tests.
+	send func(fd int, msgs []message) (int, error)
+}
+
+func newSender(p *path) *sender {
+	return &sender{
+		path: p, buf: make([]byte, vnetLen+maxPacket), b: newBatches(p.config.Port, p.level == gso), send: sendMessages,
+		wait: [2]unix.PollFd{{Fd: int32(p.tun.fd), Events: unix.POLLIN}, {Fd: int32(p.wakeUp), Events: unix.POLLIN}},
+	}
+}
+
+// run reads for as long as there is something, and sends when there is not,
+// or when no more fits.
+func (s *sender) run() error {
+	for !s.stopped.Load() {
+		n, err := unix.Read(s.tun.fd, s.buf)
+		s.out.calls.add(1)
+		switch {
+		case err == nil:
+			s.read(s.buf[:n])
+			if s.config.Level == plain.String() {
+				s.flush()
+			}
+		case err == unix.EAGAIN:
+			s.flush()
+			if err := s.sleep(-1); err != nil {
+				return err
+			}
+		case err == unix.EINTR:
+		case err == unix.EBADFD:
+			if err := s.renew(); err != nil {
+				return err
+			}
+		default:
+			return errors.Join(errors.New(device+": read"), err)
+		}
+	}
+	s.flush()
+	return nil
+}
+
+func (s *sender) sleep(ms int) error {
+	_, err := unix.Poll(s.wait[:], ms)
+	s.out.calls.add(1)
+	if err == unix.EINTR {
+		return nil
+	}
+	return err
+}
+
+// renew makes the device again, which somebody deleted. Its address and route
+// are the reconciler's work.
+func (s *sender) renew() error {
+	s.flush()
+	first := true
+	for !s.stopped.Load() {
+		err := s.tun.attach()
+		if err == nil {
+			s.log.Warn("device was deleted and is made anew", "device", device)
+			return nil
+		}
+		if first {
+			s.log.Error("device was deleted and cannot be made anew yet", "err", err)
+			first = false
+		}
+		if _, err := unix.Poll(s.wait[1:], int(100*time.Millisecond/time.Millisecond)); err != nil && err != unix.EINTR {
+			return err
+		}
+	}
+	return nil
+}
+
+// read takes what one read of the device gave.
+func (s *sender) read(b []byte) {
+	var h vnetHeader
+	if s.tun.vnet {
+		if len(b) < vnetLen {
+			s.out.drop(malformed)
+			return
+		}
+		h = readVnet(b)
+		b = b[vnetLen:]
+	}
+	if r := checkPacket(b); r != accepted {
+		s.out.drop(r)
+		return
+	}
+	t := s.table.Load()
+	to := t.lookup(destination(b))
+	switch {
+	case to == 0:
+		s.out.drop(noRoute)
+		s.router.unreachable(t, b)
+		return
+	case b[8] <= 1:
+		s.out.drop(expired)
+		s.router.expired(t, b)
+		return
+	}
+	decrementTTL(b)
+	if h.gso != 0 {
+		s.split(to, b, h)
+		return
+	}
+	if h.flags&needsChecksum != 0 && !finish(b, int(h.csumStart), int(h.csumOffset)) {
+		s.out.drop(malformed)
+		return
+	}
+	copy(s.room(to, len(b)), b)
+}
+
+func (s *sender) split(to addr, b []byte, h vnetHeader) {
+	cut, ok := newSplit(b, h)
+	if !ok {
+		s.out.drop(malformed)
+		return
+	}
+	for {
+		n := cut.next()
+		if n == 0 {
+			return
+		}
+		cut.put(s.room(to, n))
+	}
+}
+
+// room is where to write a datagram. What does not fit any more with what was
+// written before waits for what comes next: two or three of the 46 packets of
+// a 64 KiB one.
+func (s *sender) room(to addr, n int) []byte {
+	if dst := s.b.room(to, n); dst != nil {
+		return dst
+	}
+	s.flush()
+	return s.b.room(to, n)
+}
+
+// flush sends everything.
+func (s *sender) flush() {
+	msgs := s.b.messages()
+	for done := 0; done < len(msgs); {
+		n, err := s.send(s.socket, msgs[done:])
+		s.out.calls.add(1)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			s.failed(&s.b.parts[done], err)
+			n = 1
+		} else {
+			s.out.batches.add(1)
+			for _, p := range s.b.parts[done : done+n] {
+				s.sent(p.count, p.end-p.start)
+			}
+		}
+		done += n
+	}
+	s.b.clear()
+}
+
+func (s *sender) sent(packets, bytes int) {
+	s.out.packets.add(packets)
+	s.out.bytes.add(bytes)
+}
+
+// failed deals with a message that the kernel did not take.
+func (s *sender) failed(p *part, err error) {
+	cut := p.count > 1
+	// EIO: the kernel does not cut for this route; before Linux 6.12 because its
+	// device computes no checksums. EINVAL says so, too, unless it is that the
+	// datagrams are too long.
+	refused := cut && (err == unix.EIO || err == unix.EINVAL)
+	why := err
+	for at := p.start; at < p.end; at += p.size {
+		d := s.b.buf[at:min(at+p.size, p.end)]
+		if cut {
+			err = s.sendOne(p.to, d)
+		}
+		switch err {
+		case nil:
+			s.sent(1, len(d))
+			s.out.batches.add(1)
+			continue
+		case unix.EMSGSIZE:
+			s.tooLong(p.to, d)
+		default:
+			s.out.drop(sendError)
+		}
+		refused = false
+	}
+	if refused && s.b.segment {
+		s.b.segment = false
+		s.fallBack("udp segmentation", why)
+	}
+}
+
+// tooLong sends a datagram that is longer than the path to a host takes in one
+// piece: in pieces if the packet allows it, which the host puts together
+// again; else its sender is told what would fit (RFC 1191).
+func (s *sender) tooLong(to addr, d []byte) {
+	if d[6]&dontFragment != 0 {
+		s.out.drop(tooBig)
+		s.router.tooBig(s.table.Load(), to, d)
+		return
+	}
+	_ = unix.SetsockoptInt(s.socket, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT)
+	err := s.sendOne(to, d)
+	_ = unix.SetsockoptInt(s.socket, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DO)
+	s.out.calls.add(2)
+	if err != nil {
+		s.out.drop(sendError)
+		return
+	}
+	s.sent(1, len(d))
+	s.out.batches.add(1)
+}
+
+func (s *sender) sendOne(to addr, d []byte) error {
+	for {
+		err := unix.Sendto(s.socket, d, 0, &unix.SockaddrInet4{Port: s.config.Port, Addr: to.bytes()})
+		s.out.calls.add(1)
+		if err != unix.EINTR {
+			return err
+		}
+	}
+}
