@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"crypto/rand"
 	"net/url"
 	"sync"
 
@@ -21,6 +22,10 @@ func settings(cfg Config, urls []url.URL, log *journal) *embed.Config {
 	c.ListenPeerUrls = nil
 	c.AdvertisePeerUrls = []url.URL{{Scheme: "http", Host: "127.0.0.1:1"}}
 	c.InitialCluster = c.InitialClusterFromName(cfg.Name)
+	// The token of a new data directory goes into the cluster's id, which the
+	// directory keeps: a store that lost its memory has another one, and agents
+	// see it whatever the revision [the same token always].
+	c.InitialClusterToken = rand.Text()
 	c.ListenClientUrls = urls
 	c.AdvertiseClientUrls = urls
 	c.EnableGRPCGateway = false
