@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"strings"
+	"sync"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -37,6 +38,9 @@ type Request struct {
 	// Previous is a subnet to prefer if it is free: what the host had before,
 	// by subnet.env or by a Held that was lost. Zero for none.
 	Previous netip.Prefix
+	// Waiting, when not nil, is told each time that no subnet is free, and
+	// Acquire then waits until one is, instead of failing.
+	Waiting func(*ExhaustedError)
 }
 
 // Acquire takes a subnet: the one that the host already has, by PublicIP; else
@@ -45,8 +49,8 @@ type Request struct {
 // and then the choice is made anew.
 //
 // It waits for a store that is away until ctx ends. It fails at once when no
-// subnet is free (ErrExhausted), when a reservation of this host cannot be
-// used, and when the network is not supported.
+// subnet is free (ErrExhausted; but see Request.Waiting), when a reservation of
+// this host cannot be used, and when the network is not supported.
 func (s *Store) Acquire(ctx context.Context, r Request) (*Held, error) {
 	h, err := s.acquire(ctx, r)
 	if err != nil {
@@ -73,6 +77,13 @@ func (s *Store) acquire(ctx context.Context, r Request) (*Held, error) {
 		switch {
 		case h != nil:
 			return h, nil
+		case r.Waiting != nil && errors.Is(err, ErrExhausted):
+			ex, _ := errors.AsType[*ExhaustedError](err)
+			r.Waiting(ex)
+			last = err
+			if s.awaitChange(ctx, ex.revision) {
+				b.reset()
+			}
 		case isFinal(err):
 			a.giveUp()
 			return nil, err
@@ -204,6 +215,28 @@ func putOp(key string, value []byte, l Lease) clientv3.Op {
 	return clientv3.OpPut(key, string(value), clientv3.WithLease(clientv3.LeaseID(l.ID)))
 }
 
+// awaitChange waits until a key under subnets/ has changed since revision, and
+// reports whether one has. It returns also when there may have been changes
+// that went unseen.
+func (s *Store) awaitChange(ctx context.Context, revision int64) bool {
+	ctx, cancel := context.WithTimeout(ctx, resync)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() { s.onConnect(ctx, cancel) })
+	events := s.client.Watch(clientv3.WithRequireLeader(ctx), s.subnetsKey(),
+		clientv3.WithPrefix(), clientv3.WithRev(revision+1))
+	for resp := range events {
+		if resp.Err() != nil {
+			return false
+		}
+		if len(resp.Events) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // giveUp hands back an etcd lease that no key hangs on. It would end by itself.
 func (a *acquisition) giveUp() {
 	if a.grant != nil {
@@ -248,7 +281,7 @@ func choose(s Snapshot, r Request) (choice, error) {
 	}
 	free := r.Network.free(s.taken, candidates)
 	if len(free) == 0 {
-		return choice{}, &ExhaustedError{Pool: r.Network.Pool, Leases: s.Leases}
+		return choice{}, &ExhaustedError{Pool: r.Network.Pool, Leases: s.Leases, revision: s.Revision}
 	}
 	c.subnet = free[rand.N(len(free))]
 	return c, nil
@@ -331,6 +364,7 @@ type ExhaustedError struct {
 	Leases   []Lease       // who holds them
 	NextFree time.Duration // until the first lease ends if its owner does not renew it; 0 unknown
 	NextOf   Lease         // that lease
+	revision int64         // of the store when it was so
 }
 
 // Is makes errors.Is(err, ErrExhausted) true.
@@ -338,8 +372,8 @@ func (e *ExhaustedError) Is(target error) bool { return target == ErrExhausted }
 
 func (e *ExhaustedError) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "no subnet is free: network %s has %d subnets of /%d from %s to %s",
-		e.Pool.Network, e.Pool.Size(), e.Pool.SubnetLen, e.Pool.SubnetMin, e.Pool.SubnetMax)
+	fmt.Fprintf(&b, "no subnet is free: network %s has %d subnets of /%d from %s to %s, and keys of %d hosts take them all",
+		e.Pool.Network, e.Pool.Size(), e.Pool.SubnetLen, e.Pool.SubnetMin, e.Pool.SubnetMax, len(e.Leases))
 	const shown = 8
 	sep := ": "
 	for _, l := range e.Leases[:min(shown, len(e.Leases))] {

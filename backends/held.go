@@ -270,7 +270,11 @@ func (h *Held) check(ctx context.Context, ended bool) error {
 		h.set(func(l *Lease) { l.Revision = kv.ModRevision })
 		return nil
 	}
-	return h.publish(ctx, kv)
+	id := kv.Lease
+	if err != nil {
+		id = l.ID // whoever damaged it did not mean to reserve it
+	}
+	return h.publish(ctx, kv, id)
 }
 
 // judge says how the lease was lost, nil when it was not.
@@ -285,26 +289,22 @@ func (h *Held) judge(ctx context.Context, l Lease, kv *mvccpb.KeyValue, ended bo
 		return &LostError{Lease: l, Reason: Deleted}
 	}
 	attrs, err := DecodeAttrs(kv.Value)
-	if err == nil && attrs.PublicIP != l.PublicIP {
-		return &LostError{Lease: l, Reason: Taken, By: attrs.PublicIP}
-	}
-	// A bare {"PublicIP":...} without TTL is a reservation of our subnet for
-	// us, made by hand: it is ours to fill in.
-	bare := err == nil && kv.Lease == 0 && attrs.Equal(Attrs{PublicIP: l.PublicIP})
+	byHand := kv.Lease == 0 // flannel's agents and ours attach an etcd lease
 	switch {
-	case bare:
-		return nil
-	case kv.Lease == l.ID && l.Reserved:
+	case err != nil && (byHand || kv.Lease == l.ID) && !ended:
+		return nil // it names no owner: ours, damaged
+	case err != nil:
+		return &LostError{Lease: l, Reason: Taken}
+	case attrs.PublicIP != l.PublicIP:
+		return &LostError{Lease: l, Reason: Taken, By: attrs.PublicIP}
+	case byHand && (!l.Reserved || attrs.Equal(Attrs{PublicIP: l.PublicIP})):
+		return nil // a reservation of our subnet for us: ours to fill in
+	case byHand && (attrs.Equal(l.Attrs()) || attrs.Equal(h.want)):
 		// No etcd lease tells two agents apart; a value that is neither what
 		// was stored nor what is wanted comes from the other one.
-		if err == nil && (attrs.Equal(l.Attrs()) || attrs.Equal(h.want)) {
-			return nil
-		}
-	case kv.Lease == l.ID:
-		return nil // at worst the value is damaged
-	}
-	if err != nil {
-		return &LostError{Lease: l, Reason: Taken}
+		return nil
+	case !byHand && kv.Lease == l.ID:
+		return nil // at worst the attributes are not ours
 	}
 	return &LostError{Lease: l, Reason: Doubled}
 }
@@ -314,13 +314,14 @@ func (h *Held) leaseEnded(ctx context.Context, id int64) bool {
 	return err == nil && resp.TTL <= 0
 }
 
-// publish writes what the key should say over what was read.
-func (h *Held) publish(ctx context.Context, kv *mvccpb.KeyValue) error {
+// publish writes what the key should say over what was read, on the etcd
+// lease id, 0 for a reservation.
+func (h *Held) publish(ctx context.Context, kv *mvccpb.KeyValue, id int64) error {
 	value, err := h.want.Encode()
 	if err != nil {
 		return err
 	}
-	l := newLease(h.Lease().Subnet, h.want, kv.Lease, 0)
+	l := newLease(h.Lease().Subnet, h.want, id, 0)
 	key := string(kv.Key)
 	resp, err := h.store.client.Txn(ctx).
 		If(clientv3.Compare(clientv3.ModRevision(key), "=", kv.ModRevision)).

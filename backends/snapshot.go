@@ -45,8 +45,9 @@ func (s Snapshot) Of(publicIP netip.Addr) []Lease {
 
 // Peers is what a Backend gets beside self: the leases of all other hosts. A
 // lease outside the network is a problem and left out: flannel would install
-// a route for it, and one bad key could draw all traffic of all hosts. The
-// Snapshot's own Problems are not among those returned.
+// a route for it, and one bad key could draw all traffic of all hosts. So is
+// one of another length than the network's subnets that lies across a lease
+// of theirs. The Snapshot's own Problems are not among those returned.
 func (s Snapshot) Peers(self Lease, n Network) ([]Lease, []error) {
 	var peers []Lease
 	var problems []error
@@ -56,10 +57,29 @@ func (s Snapshot) Peers(self Lease, n Network) ([]Lease, []error) {
 		case !contains(n.Network, l.Subnet):
 			problems = append(problems, fmt.Errorf("lease %s of %s: outside the network %s; delete its key", l.Subnet, l.PublicIP, n.Network))
 		default:
+			if other, ok := s.across(l, n); ok {
+				problems = append(problems, fmt.Errorf("lease %s of %s: not a /%d, and overlaps %s of %s; delete its key",
+					l.Subnet, l.PublicIP, n.SubnetLen, other.Subnet, other.PublicIP))
+				continue
+			}
 			peers = append(peers, l)
 		}
 	}
 	return peers, problems
+}
+
+// across finds a lease of the network's SubnetLen that l, of another length,
+// overlaps.
+func (s Snapshot) across(l Lease, n Network) (Lease, bool) {
+	if l.Subnet.Bits() == n.SubnetLen {
+		return Lease{}, false
+	}
+	for _, other := range s.Leases {
+		if other.Subnet.Bits() == n.SubnetLen && other.Subnet.Overlaps(l.Subnet) {
+			return other, true
+		}
+	}
+	return Lease{}, false
 }
 
 func contains(outer, inner netip.Prefix) bool {
