@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -51,7 +52,8 @@ type Agent struct {
 	mu         sync.Mutex        // guards all below
 	reconciler *nodes.Reconciler // set once
 	held       bool
-	hosts      int // how many hosts the lab has; 0 outside one
+	hosts      int    // how many hosts the lab has; 0 outside one
+	trouble    string // why there is no lease, or no longer one
 	report     Report
 	sent       Report
 	sets       uint64                 // calls of reconciler.Set
@@ -202,7 +204,8 @@ func (a *Agent) obey(store chan<- struct{}) {
 	}
 }
 
-// acquire takes a subnet, writes it down and tells the supervisor.
+// acquire takes a subnet, writes it down and tells the supervisor. While none
+// is free it waits and says so.
 func (a *Agent) acquire(ctx context.Context, previous netip.Prefix) (*backends.Held, error) {
 	a.update(func(r *Report) { r.Phase = Acquiring })
 	attrs := backends.Attrs{PublicIP: a.underlay.Addr, BackendType: a.backend.Type()}
@@ -211,6 +214,7 @@ func (a *Agent) acquire(ctx context.Context, previous netip.Prefix) (*backends.H
 	}
 	h, err := a.store.Acquire(ctx, backends.Request{
 		Network: a.network, Attrs: attrs, Data: a.backend.Data, TTL: a.LeaseTTL, Previous: previous,
+		Waiting: func(e *backends.ExhaustedError) { a.complain(e) },
 	})
 	if err != nil {
 		return nil, err
@@ -227,9 +231,19 @@ func (a *Agent) acquire(ctx context.Context, previous netip.Prefix) (*backends.H
 		_ = json.Unmarshal(l.BackendData, &data)
 	}
 	a.update(func(r *Report) {
-		r.Phase, r.Subnet, r.MTU, r.VTEPMAC, r.Error = Running, l.Subnet, mtu, data.VtepMAC, ""
+		a.trouble = ""
+		r.Phase, r.Subnet, r.MTU, r.VTEPMAC = Running, l.Subnet, mtu, data.VtepMAC
 	})
 	return h, nil
+}
+
+// complain tells why there is no lease.
+func (a *Agent) complain(err error) {
+	said := false
+	a.update(func(*Report) { said, a.trouble = a.trouble == err.Error(), err.Error() })
+	if !said {
+		a.Log.Warn("no lease", "err", err)
+	}
 }
 
 // newReconciler owns the backend's devices: what an earlier agent left on
@@ -248,12 +262,17 @@ func (a *Agent) follow(ctx context.Context, h *backends.Held) error {
 	snapshots := a.store.Watch(ctx, a.LeaseTTL)
 	var snap backends.Snapshot
 	lost := a.keep(ctx, h)
+	var acquired <-chan acquisition // set while there is no lease: the peers are kept up with
 	var pace pacer
 	var due <-chan time.Time // set while a snapshot waits for the rest of its flock
 	for {
 		select {
 		case <-ctx.Done():
-			<-lost
+			if acquired != nil {
+				<-acquired
+			} else {
+				<-lost
+			}
 			return ctx.Err()
 		case s, ok := <-snapshots:
 			if !ok {
@@ -271,15 +290,18 @@ func (a *Agent) follow(ctx context.Context, h *backends.Held) error {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			a.Log.Warn("lease lost", "err", err)
+			a.complain(err)
 			if errors.Is(err, backends.ErrSamePublicIP) {
 				return err
 			}
-			a.update(func(r *Report) { r.Error = err.Error() })
-			if h, err = a.acquire(ctx, h.Lease().Subnet); err != nil {
-				return err
+			lost, acquired = nil, a.acquireAgain(ctx, h.Lease().Subnet)
+			continue
+		case got := <-acquired:
+			if got.err != nil {
+				return got.err
 			}
-			lost = a.keep(ctx, h)
+			h = got.held
+			lost, acquired = a.keep(ctx, h), nil
 		}
 		due = nil
 		if snap.Revision > 0 {
@@ -287,6 +309,22 @@ func (a *Agent) follow(ctx context.Context, h *backends.Held) error {
 			pace.set()
 		}
 	}
+}
+
+// acquisition is what acquire came to.
+type acquisition struct {
+	held *backends.Held
+	err  error
+}
+
+// acquireAgain acquires in the background.
+func (a *Agent) acquireAgain(ctx context.Context, previous netip.Prefix) <-chan acquisition {
+	done := make(chan acquisition, 1)
+	go func() {
+		h, err := a.acquire(ctx, previous)
+		done <- acquisition{h, err}
+	}()
+	return done
 }
 
 // keep renews a lease; the channel tells its end.
@@ -353,10 +391,11 @@ func (a *Agent) send() {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.report.Error = a.trouble
 	if a.reconciler != nil {
 		r := a.reconciler.Report()
 		a.report.Held, a.report.Drift, a.report.Healed, a.report.Foreign = r.Held, r.Drift, r.Healed, r.Foreign
-		a.report.Error, a.report.Unsupported = r.Err, r.Unsupported
+		a.report.Error, a.report.Unsupported = cmp.Or(a.trouble, r.Err), r.Unsupported
 		if k, ok := a.pending[r.Generation]; ok {
 			a.report.Leases, a.report.Digest = k.count, k.digest
 			for g := range a.pending {
