@@ -372,8 +372,8 @@ func (e *ExhaustedError) Is(target error) bool { return target == ErrExhausted }
 
 func (e *ExhaustedError) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "no subnet is free: network %s has %d subnets of /%d from %s to %s, and keys of %d hosts take them all",
-		e.Pool.Network, e.Pool.Size(), e.Pool.SubnetLen, e.Pool.SubnetMin, e.Pool.SubnetMax, len(e.Leases))
+	fmt.Fprintf(&b, "no subnet is free: network %s has %d subnets of /%d from %s to %s, all taken",
+		e.Pool.Network, e.Pool.Size(), e.Pool.SubnetLen, e.Pool.SubnetMin, e.Pool.SubnetMax)
 	const shown = 8
 	sep := ": "
 	for _, l := range e.Leases[:min(shown, len(e.Leases))] {

@@ -100,6 +100,24 @@ func (h *Held) Lease() Lease {
 	return h.lease
 }
 
+// Overdue is for how long the lease should have been renewed, which is how long
+// the store has not answered; 0 when all is well.
+func (h *Held) Overdue() time.Duration {
+	l := h.Lease()
+	if l.Reserved || l.Expires.IsZero() {
+		return 0
+	}
+	return max(0, time.Since(l.Expires.Add(h.renewEvery()-h.ttl)))
+}
+
+// renewEvery is the pace of Run.
+func (h *Held) renewEvery() time.Duration {
+	if h.ttl > 0 {
+		return h.ttl / 3
+	}
+	return DefaultTTL / 3
+}
+
 func (h *Held) set(change func(*Lease)) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -163,10 +181,7 @@ func (h *Held) Run(ctx context.Context) error {
 	wg.Go(func() { h.watchKey(ctx, hint) })
 	wg.Go(func() { h.store.onConnect(ctx, func() { signal(hint) }) })
 
-	every := DefaultTTL / 3
-	if h.ttl > 0 {
-		every = h.ttl / 3
-	}
+	every := h.renewEvery()
 	timer := time.NewTimer(every)
 	defer timer.Stop()
 	retry := backoff{least: 10 * time.Millisecond, most: time.Second}

@@ -53,7 +53,7 @@ type Agent struct {
 	reconciler *nodes.Reconciler // set once
 	held       bool
 	hosts      int    // how many hosts the lab has; 0 outside one
-	trouble    string // why there is no lease, or no longer one
+	trouble    string // why there is no lease, or soon none
 	report     Report
 	sent       Report
 	sets       uint64                 // calls of reconciler.Set
@@ -71,6 +71,9 @@ type leasesKnown struct {
 func Run(ctx context.Context, c Config) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	if c.LeaseTTL <= 0 {
+		c.LeaseTTL = backends.DefaultTTL
+	}
 	a := &Agent{Config: c, pending: map[uint64]leasesKnown{}}
 	a.report.Phase = WaitingForStore
 	var wg sync.WaitGroup
@@ -237,12 +240,12 @@ func (a *Agent) acquire(ctx context.Context, previous netip.Prefix) (*backends.H
 	return h, nil
 }
 
-// complain tells why there is no lease.
+// complain tells why there is no lease, or soon none.
 func (a *Agent) complain(err error) {
 	said := false
 	a.update(func(*Report) { said, a.trouble = a.trouble == err.Error(), err.Error() })
 	if !said {
-		a.Log.Warn("no lease", "err", err)
+		a.Log.Warn("lease", "err", err)
 	}
 }
 
@@ -263,6 +266,9 @@ func (a *Agent) follow(ctx context.Context, h *backends.Held) error {
 	var snap backends.Snapshot
 	lost := a.keep(ctx, h)
 	var acquired <-chan acquisition // set while there is no lease: the peers are kept up with
+	look := time.NewTicker(a.LeaseTTL / 6)
+	defer look.Stop()
+	late := false // the store does not renew the lease
 	var pace pacer
 	var due <-chan time.Time // set while a snapshot waits for the rest of its flock
 	for {
@@ -294,7 +300,13 @@ func (a *Agent) follow(ctx context.Context, h *backends.Held) error {
 			if errors.Is(err, backends.ErrSamePublicIP) {
 				return err
 			}
+			late = false
 			lost, acquired = nil, a.acquireAgain(ctx, h.Lease().Subnet)
+			continue
+		case <-look.C:
+			if acquired == nil {
+				late = a.renewed(h, late)
+			}
 			continue
 		case got := <-acquired:
 			if got.err != nil {
@@ -309,6 +321,20 @@ func (a *Agent) follow(ctx context.Context, h *backends.Held) error {
 			pace.set()
 		}
 	}
+}
+
+// renewed tells when a store that is out of reach puts the lease at risk, and
+// when that is over. late is what it returned before.
+func (a *Agent) renewed(h *backends.Held, late bool) bool {
+	if h.Overdue() > a.LeaseTTL/6 {
+		l := h.Lease()
+		a.complain(fmt.Errorf("etcd: no answer; lease %s ends at %s unless it is renewed; check the way to the store", l.Subnet, l.Expires.Format(time.TimeOnly)))
+		return true
+	}
+	if late {
+		a.update(func(*Report) { a.trouble = "" })
+	}
+	return false
 }
 
 // acquisition is what acquire came to.
