@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -543,6 +544,11 @@ func TestPoisonKeys(t *testing.T) {
 		}
 		// How status names those whose keys parse.
 		names := map[string]string{"10.244.227.0-24": "10.244.227.0/24", "10.99.1.0-24": "10.99.1.0/24", "10.244.0.0-17": "10.244.0.0/17"}
+		// And one across the subnet of one node, seen by the others only.
+		for _, wide := range lonely(t, st) {
+			key := strings.ReplaceAll(wide, "/", "-")
+			poison[key], names[key] = good, wide
+		}
 		var monitors []*routeMonitor
 		for _, n := range st.Nodes {
 			monitors = append(monitors, l.monitorRoutes(t, n.Name))
@@ -603,6 +609,26 @@ func TestPoisonKeys(t *testing.T) {
 		}
 		l.run(t, "ping", "-l", l.name, "--all")
 	})
+}
+
+// lonely are the /23s that hold just one node's /24.
+func lonely(t *testing.T, st *lab.Status) []string {
+	t.Helper()
+	count := map[string]int{}
+	for _, n := range st.Nodes {
+		p := netip.MustParsePrefix(n.Subnets[0])
+		count[netip.PrefixFrom(p.Addr(), 23).Masked().String()]++
+	}
+	var wide []string
+	for p, n := range count {
+		if n == 1 {
+			wide = append(wide, p)
+		}
+	}
+	if len(wide) == 0 {
+		t.Fatal("each node shares its /23 with another: not possible for three")
+	}
+	return wide
 }
 
 // hosts are a lab's nodes as their peers see them.
@@ -800,7 +826,7 @@ func (l *running) oneOwnerAtATime(t *testing.T, from int64) {
 // renewed for as long as one looks.
 func TestLeaseRevoked(t *testing.T) {
 	t.Parallel()
-	needTool(t, "ip", "etcdctl")
+	needTool(t, "ip", "nft", "etcdctl")
 	forUsers(t, func(t *testing.T, u user) {
 		const ttl = 3 * time.Second
 		l := u.upText(t, "leaseTTL: 3s\n"+fmt.Sprintf(smallNetwork, 2))
@@ -839,6 +865,11 @@ func TestLeaseRevoked(t *testing.T) {
 			t.Logf("loss %d: registered again and packets through after %v", i+1, time.Since(from).Round(time.Millisecond))
 			l.isReady(t)
 		}
+		// Cut off from the store, it says what is about to happen.
+		mend := l.cutStore(t, "node1")
+		l.says(t, "node1", "etcd: no answer; lease "+l.nodeStatus(t, "node1").Subnets[0]+" ends at")
+		mend()
+		l.isReady(t)
 		if diff := cmp.Diff(identity, l.identity(t)); diff != "" {
 			t.Errorf("(-before +after):\n%s", diff)
 		}
