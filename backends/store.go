@@ -11,9 +11,6 @@ import (
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.uber.org/zap"
-	"google.golang.org/grpc"
-	grpcbackoff "google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/connectivity"
 )
 
@@ -30,38 +27,6 @@ type Store struct {
 	client *clientv3.Client
 	prefix string
 	owned  bool // Close closes client
-}
-
-// Dial returns the store at the endpoints (http://192.168.50.254:2379,
-// unix:///run/.../etcd.sock). It does not wait for a connection: that is made
-// and made again in the background, until Close.
-func Dial(endpoints []string) (*Store, error) {
-	if len(endpoints) == 0 {
-		return nil, errors.New("etcd: no endpoints; give at least one, like http://127.0.0.1:2379")
-	}
-	c, err := clientv3.New(clientv3.Config{
-		Endpoints: endpoints,
-		Logger:    zap.NewNop(), // its default writes to stderr
-		// A peer that vanished without a FIN (a link taken down) is noticed
-		// after 15 s. Servers refuse pings more often than every 5 s.
-		DialKeepAliveTime:    10 * time.Second,
-		DialKeepAliveTimeout: 5 * time.Second,
-		DialOptions: []grpc.DialOption{
-			grpc.WithConnectParams(grpc.ConnectParams{
-				// gRPC's base delay of 1 s would be a second of every start
-				// that is faster than etcd's own.
-				Backoff: grpcbackoff.Config{BaseDelay: 10 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
-				// A SYN lost to a link that was down is sent again by a new
-				// attempt, not by TCP's doubling timer.
-				MinConnectTimeout: 2 * time.Second,
-			}),
-			grpc.WithNoProxy(),
-		},
-	})
-	if err != nil {
-		return nil, fmt.Errorf("etcd %v: %w", endpoints, err)
-	}
-	return &Store{client: c, prefix: DefaultPrefix, owned: true}, nil
 }
 
 // NewStore is a Store on a client that stays the caller's to close, such as
