@@ -1,22 +1,11 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
-	"fmt"
-	"log/slog"
-	"net/netip"
 	"os"
-	"os/signal"
-	"strconv"
-	"strings"
-	"syscall"
 
 	"github.com/spf13/cobra"
-	"labctl/backends"
 	"labctl/lab"
-	"labctl/lab/agent"
 	"labctl/lab/doctor"
 	"labctl/lab/etcd"
 	"labctl/lab/supervisor"
@@ -45,52 +34,5 @@ func (a *app) insideCommands() []*cobra.Command {
 	probe := &cobra.Command{Use: "__probe", Hidden: true, Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
 		return doctor.Probe(c.Context(), a.stdout)
 	}}
-	return []*cobra.Command{shim, supervise, store, probe, a.agentCommand()}
-}
-
-// agentCommand has flanneld's flag names.
-func (a *app) agentCommand() *cobra.Command {
-	var conf agent.Config
-	var endpoints, publicIP string
-	c := &cobra.Command{
-		Use:    "agent",
-		Short:  "The agent of one host, as labs start it",
-		Hidden: true,
-		Args:   cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			conf.Endpoints = strings.Split(endpoints, ",")
-			conf.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
-			if publicIP != "" {
-				ip, err := netip.ParseAddr(publicIP)
-				if err != nil {
-					return usage(fmt.Errorf("public-ip: %w", err), "give an address of the interface")
-				}
-				conf.PublicIP = ip
-			}
-			if fd := os.Getenv(agent.ControlFD); fd != "" {
-				n, err := strconv.Atoi(fd)
-				if err != nil {
-					return fmt.Errorf("%s: %w", agent.ControlFD, err)
-				}
-				conf.Control = os.NewFile(uintptr(n), "control")
-			}
-			ctx, stop := signal.NotifyContext(c.Context(), syscall.SIGTERM, syscall.SIGINT)
-			defer stop()
-			err := agent.Run(ctx, conf)
-			if errors.Is(err, context.Canceled) {
-				return nil
-			}
-			return err
-		},
-	}
-	f := c.Flags()
-	f.StringVar(&conf.Node, "node", "host", "the host's name in messages")
-	f.StringVar(&endpoints, "etcd-endpoints", "http://127.0.0.1:4001,http://127.0.0.1:2379", "etcd's client addresses, comma separated")
-	f.StringVar(&conf.Prefix, "etcd-prefix", backends.DefaultPrefix, "where the network's keys are")
-	f.StringVar(&conf.Iface, "iface", "eth0", "the underlay interface")
-	f.StringVar(&publicIP, "public-ip", "", "the address that peers are told (default: the interface's)")
-	f.StringVar(&conf.SubnetFile, "subnet-file", "/run/flannel/subnet.env", "where the subnet is written")
-	f.BoolVar(&conf.IPMasq, "ip-masq", false, "masquerade what leaves the network")
-	f.DurationVar(&conf.LeaseTTL, "lease-ttl", backends.DefaultTTL, "the life of the lease when nobody renews it")
-	return c
+	return []*cobra.Command{shim, supervise, store, probe}
 }

@@ -44,7 +44,7 @@ func run(e env) int {
 	defer stop()
 	a := &app{env: e}
 	root := a.rootCommand()
-	root.SetArgs(e.args)
+	root.SetArgs(longFlags(e.args))
 	root.SetIn(e.stdin)
 	root.SetOut(e.stdout)
 	root.SetErr(e.stderr)
@@ -118,7 +118,8 @@ tools what happens. It needs no containers, no daemon, and no root.`,
 		}
 		return usage(fmt.Errorf("output %q: not known", a.output), "choose table, wide, json or yaml")
 	}
-	root.AddGroup(&cobra.Group{ID: "life", Title: "A lab's life:"}, &cobra.Group{ID: "look", Title: "Look and touch:"}, &cobra.Group{ID: "help", Title: "Around it:"})
+	root.AddGroup(&cobra.Group{ID: "life", Title: "A lab's life:"}, &cobra.Group{ID: "look", Title: "Look and touch:"},
+		&cobra.Group{ID: "host", Title: "On a real machine:"}, &cobra.Group{ID: "help", Title: "Around it:"})
 	group := func(id string, cs ...*cobra.Command) {
 		for _, c := range cs {
 			c.GroupID = id
@@ -127,6 +128,7 @@ tools what happens. It needs no containers, no daemon, and no root.`,
 	}
 	group("life", a.upCommand(), a.downCommand(), a.lsCommand(), a.labsCommand(), a.showCommand())
 	group("look", a.statusCommand(), a.execCommand(), a.shellCommand(), a.pingCommand(), a.logsCommand(), a.faultCommand())
+	group("host", a.agentCommand(), a.dockerOptsCommand())
 	group("help", a.doctorCommand(), a.versionCommand(), a.completionCommand())
 	root.SetHelpCommand(helpCommand())
 	root.SetHelpCommandGroupID("help")

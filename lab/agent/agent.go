@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 	"reflect"
@@ -27,14 +26,16 @@ const Protocol = 97
 
 // Config is what an agent is told.
 type Config struct {
-	Node       string   // the host's name in messages
-	Endpoints  []string // etcd's
-	Prefix     string   // of the network's keys; "" for flannel's default
-	Iface      string   // the underlay device
-	PublicIP   netip.Addr
+	Node       string          // the host's name in messages
+	Access     backends.Access // to etcd; Observe is the agent's
+	Prefix     string          // of the network's keys; "" for flannel's default
+	Choice     Choice          // of the underlay
 	SubnetFile string
 	IPMasq     bool
+	NoForward  bool // leave out the rules that let containers' packets be forwarded
 	LeaseTTL   time.Duration
+	Healthz    string // HOST:PORT to answer /healthz and /readyz at; "" for none
+	Notify     string // the socket of sd_notify(3); "" for none
 	Log        *slog.Logger
 	Control    *os.File // the stream to the supervisor; nil outside a lab
 }
@@ -48,6 +49,7 @@ type Agent struct {
 	backend  backends.Backend
 	path     backends.Path // nil when the kernel forwards; set once, under mu
 	underlay nodes.Underlay
+	calls    storeCalls
 
 	mu         sync.Mutex        // guards all below
 	reconciler *nodes.Reconciler // set once
@@ -58,6 +60,8 @@ type Agent struct {
 	sent       Report
 	sets       uint64                 // calls of reconciler.Set
 	pending    map[uint64]leasesKnown // by the value of sets
+	lease      *backends.Held         // nil before the first
+	teller     teller
 }
 
 // leasesKnown tells sets of leases apart.
@@ -69,26 +73,36 @@ type leasesKnown struct {
 // Run works until ctx ends. The kernel state and the lease stay: whoever
 // starts it again within the lease's TTL goes on where it stopped.
 func Run(ctx context.Context, c Config) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
 	if c.LeaseTTL <= 0 {
 		c.LeaseTTL = backends.DefaultTTL
 	}
 	a := &Agent{Config: c, pending: map[uint64]leasesKnown{}}
 	a.report.Phase = WaitingForStore
+	a.calls = storeCalls{log: c.Log, access: c.Access}
+	a.Access.Observe = a.calls.observe
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	defer cancel()
+	defer cancel(nil)
 
-	var err error
-	if a.underlay, err = findUnderlay(c.Iface, c.PublicIP); err != nil {
-		return err
-	}
 	ns, err := nodes.CurrentNamespace(c.Node)
 	if err != nil {
 		return err
 	}
 	defer ns.Close()
+	if err := ns.MayChange(); err != nil {
+		return err
+	}
+	if a.underlay, err = c.Choice.find(ns); err != nil {
+		return err
+	}
+	if c.Healthz != "" {
+		done, err := a.serveHealth()
+		if err != nil {
+			return err
+		}
+		defer done()
+	}
 	// The stream ends with the supervisor, and so does the agent.
 	if c.Control != nil {
 		if a.control, err = rpc.FromFile(c.Control); err != nil {
@@ -98,7 +112,7 @@ func Run(ctx context.Context, c Config) error {
 		a.send()
 		store := make(chan struct{})
 		wg.Go(func() {
-			defer cancel()
+			defer cancel(nil)
 			a.obey(store)
 		})
 		select {
@@ -107,7 +121,7 @@ func Run(ctx context.Context, c Config) error {
 			return nil
 		}
 	}
-	if a.store, err = backends.Dial(c.Endpoints); err != nil {
+	if a.store, err = a.dial(ctx); err != nil {
 		return err
 	}
 	defer a.store.Close()
@@ -116,7 +130,7 @@ func Run(ctx context.Context, c Config) error {
 	}
 
 	var raw []byte
-	if a.network, raw, err = a.store.WaitConfig(ctx); err != nil {
+	if a.network, raw, err = a.waitConfig(ctx); err != nil {
 		return err
 	}
 	c.Log.Info("network config", "config", string(raw))
@@ -148,15 +162,12 @@ func Run(ctx context.Context, c Config) error {
 	a.mu.Unlock()
 	wg.Go(func() {
 		if err := a.reconciler.Run(ctx); err != nil && ctx.Err() == nil {
-			c.Log.Error("reconcile", "err", err)
-			cancel()
+			cancel(err)
 		}
 	})
-	carried := make(chan error, 1)
 	wg.Go(func() {
 		if err := a.carry(ctx); err != nil {
-			carried <- err
-			cancel()
+			cancel(err)
 		}
 	})
 	wg.Go(func() {
@@ -166,19 +177,20 @@ func Run(ctx context.Context, c Config) error {
 				return
 			case <-a.reconciler.Changed():
 				a.update(func(*Report) {})
+				if err := a.tell(); err != nil {
+					cancel(err)
+				}
 			}
 		}
 	})
 	err = a.follow(ctx, lease)
-	select {
-	case err := <-carried:
+	if ctx.Err() == nil {
 		return err
-	default:
 	}
-	if ctx.Err() != nil {
-		return nil
+	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
+		return cause
 	}
-	return err
+	return nil
 }
 
 // obey follows the supervisor's orders until the stream ends. store is closed
@@ -355,6 +367,9 @@ func (a *Agent) acquireAgain(ctx context.Context, previous netip.Prefix) <-chan 
 
 // keep renews a lease; the channel tells its end.
 func (a *Agent) keep(ctx context.Context, h *backends.Held) <-chan error {
+	a.mu.Lock()
+	a.lease = h
+	a.mu.Unlock()
 	lost := make(chan error, 1)
 	go func() { lost <- h.Run(ctx) }()
 	return lost
@@ -371,7 +386,7 @@ func (a *Agent) set(self backends.Lease, snap backends.Snapshot) {
 	if snap.Replaced {
 		problems = append(problems, errors.New("store: lost its memory; leases of before stay until they are registered again"))
 	}
-	st.Tables = append(st.Tables, backends.TrafficRules(a.network.Network, self.Subnet, a.IPMasq))
+	st.Tables = append(st.Tables, a.trafficRules(self.Subnet)...)
 	a.update(func(r *Report) {
 		r.Problems = nil
 		for _, p := range problems {
@@ -412,9 +427,6 @@ func (a *Agent) update(f func(*Report)) {
 }
 
 func (a *Agent) send() {
-	if a.control == nil {
-		return
-	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.report.Error = a.trouble
@@ -431,36 +443,9 @@ func (a *Agent) send() {
 			}
 		}
 	}
-	if reflect.DeepEqual(a.report, a.sent) {
+	if a.control == nil || reflect.DeepEqual(a.report, a.sent) {
 		return
 	}
 	a.sent = a.report
 	_ = a.control.Send(a.report) // the supervisor's end is seen by Receive
-}
-
-// findUnderlay looks at the device that carries the tunnels. publicIP picks
-// among its addresses; without one it is the first global address.
-func findUnderlay(iface string, publicIP netip.Addr) (nodes.Underlay, error) {
-	dev, err := net.InterfaceByName(iface)
-	if err != nil {
-		return nodes.Underlay{}, fmt.Errorf("%s: %w", iface, err)
-	}
-	addrs, err := dev.Addrs()
-	if err != nil {
-		return nodes.Underlay{}, fmt.Errorf("%s: addresses: %w", iface, err)
-	}
-	for _, x := range addrs {
-		p, err := netip.ParsePrefix(x.String())
-		if err != nil {
-			continue
-		}
-		if publicIP.IsValid() && p.Addr() != publicIP || !publicIP.IsValid() && !(p.Addr().Is4() && p.Addr().IsGlobalUnicast()) {
-			continue
-		}
-		return nodes.Underlay{Dev: iface, Addr: p.Addr(), Prefix: p, MTU: dev.MTU}, nil
-	}
-	if publicIP.IsValid() {
-		return nodes.Underlay{}, fmt.Errorf("%s: has no address %s", iface, publicIP)
-	}
-	return nodes.Underlay{}, fmt.Errorf("%s: has no IPv4 address", iface)
 }
