@@ -22,7 +22,7 @@ import (
 // The test binary is labctl, too, when it is called so: by scripts, by tests,
 // and by itself inside labs.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"labctl": main, "labcheck": labcheck})
+	testscript.Main(m, map[string]func(){"labctl": main, "labcheck": labcheck, "labget": labget})
 }
 
 // user is somebody who runs labctl.

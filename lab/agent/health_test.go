@@ -1,0 +1,113 @@
+package agent
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"labctl/nodes"
+	"labctl/nodes/nodestest"
+)
+
+func TestMain(m *testing.M) { nodestest.Main(m) }
+
+// An agent that has no lease yet is healthy, but not ready, and says why.
+func TestHealthBeforeTheLease(t *testing.T) {
+	t.Parallel()
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &Agent{Config: Config{Healthz: free.Addr().String(), Log: slog.New(slog.DiscardHandler)}}
+	a.report.Phase, a.report.Error = WaitingForStore, "no config"
+	a.calls.log = a.Log
+	if _, err := a.serveHealth(); err == nil {
+		t.Error("serveHealth() on a port that is taken = nil, want an error")
+	}
+	free.Close()
+	done, err := a.serveHealth()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer done()
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	for path, want := range map[string]int{"healthz": 200, "readyz": 503, "": 404} {
+		resp, err := client.Get(fmt.Sprintf("http://%s/%s", a.Healthz, path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || resp.StatusCode != want {
+			t.Errorf("/%s = %d, %s, %v, want %d", path, resp.StatusCode, body, err, want)
+		}
+		if want == 404 {
+			continue
+		}
+		var h Health
+		if err := json.Unmarshal(body, &h); err != nil {
+			t.Errorf("/%s: %v: %s", path, err, body)
+		}
+		if diff := cmp.Diff([]string{"waiting for etcd", "no config"}, h.Reasons); diff != "" {
+			t.Errorf("/%s: reasons (-want +got):\n%s", path, diff)
+		}
+	}
+}
+
+func TestNotify(t *testing.T) {
+	t.Parallel()
+	if err := notify("", "READY=1"); err != nil {
+		t.Errorf("notify() without a socket = %v", err)
+	}
+	path := filepath.Join(t.TempDir(), "notify")
+	for _, name := range []string{path, "@labctl-" + path} { // of the file system, and abstract
+		l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		if err := notify(name, "READY=1"); err != nil {
+			t.Errorf("notify(%s) = %v", name, err)
+		}
+		if err := l.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		b := make([]byte, 20)
+		if n, err := l.Read(b); err != nil || string(b[:n]) != "READY=1" {
+			t.Errorf("%s: read %q, %v", name, b[:n], err)
+		}
+	}
+}
+
+// What no rule is wanted of leaves no table behind.
+func TestTrafficRules(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		masq, noForward bool
+		want            []nodes.Hook
+	}{
+		{true, false, []nodes.Hook{nodes.PostroutingNAT, nodes.Forward}},
+		{true, true, []nodes.Hook{nodes.PostroutingNAT}},
+		{false, false, []nodes.Hook{nodes.Forward}},
+		{false, true, nil},
+	} {
+		a := &Agent{Config: Config{IPMasq: tt.masq, NoForward: tt.noForward}}
+		var got []nodes.Hook
+		for _, table := range a.trafficRules(a.report.Subnet) {
+			for _, c := range table.Chains {
+				got = append(got, c.Hook)
+			}
+		}
+		if diff := cmp.Diff(tt.want, got); diff != "" {
+			t.Errorf("masquerade %v, no forward rules %v (-want +got):\n%s", tt.masq, tt.noForward, diff)
+		}
+	}
+}
