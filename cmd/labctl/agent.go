@@ -59,7 +59,7 @@ and /readyz answer 200 or 503 with the reasons, in JSON, at --healthz-port.`,
 		Example: `  labctl agent --etcd-endpoints http://10.0.0.1:2379 --ip-masq
   labctl agent --etcd-endpoints https://10.0.0.1:2379 --etcd-cafile ca.pem --iface-regex '^10\.'
   FLANNELD_IFACE=eth1 labctl agent -etcd-prefix=/my/network -healthz-port=8471`,
-		Args: cobra.NoArgs,
+		Args: arguments(0, 0, "no arguments"),
 		RunE: func(c *cobra.Command, _ []string) error { return a.agent(c, &f) },
 	}
 	f.register(c.Flags())

@@ -37,7 +37,7 @@ the bridge would get no packets. With --node it prints a lab's node's instead.`,
 		Example: `  labctl docker-opts -c -k DOCKER_NETWORK_OPTIONS
   labctl docker-opts -f /run/flannel/subnet.env -d -
   labctl docker-opts --node node1`,
-		Args: cobra.NoArgs,
+		Args: arguments(0, 0, "no arguments"),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if !c.Flags().Changed("docker-env") && o.node != "" {
 				o.to = "-"
