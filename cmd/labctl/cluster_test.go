@@ -347,7 +347,7 @@ func TestAgentOnRealCluster(t *testing.T) {
 	if len(before) != 2 {
 		t.Fatalf("%d leases, want 2", len(before))
 	}
-	c.killLeader(t)
+	dead := c.killLeader(t)
 
 	t.Run("with a member dead", func(t *testing.T) {
 		three := c.start(t, "node4", nil, c.agentArgs("node4", "-iface-can-reach=192.168.50.1", "-public-ip=192.168.50.4")...)
@@ -403,10 +403,26 @@ func TestAgentOnRealCluster(t *testing.T) {
 		}
 		twin.says(t, "msg=ready")
 	})
+	t.Run("without a majority", func(t *testing.T) {
+		node := "node1"
+		if dead == node {
+			node = "node2"
+		}
+		c.kill(t, node)
+		one.says(t, `msg="etcd does not answer" endpoints=.* err=.* cure=`)
+		code, body := c.get(t, "node1", "http://127.0.0.1:8471/readyz")
+		if code != 200 || !strings.Contains(body, "etcd does not answer since") {
+			t.Errorf("readyz = %d, %s, want 200, for traffic goes on, and the reason", code, body)
+		}
+		c.exec(t, "node1", "ping", "-n", "-c", "3", "-i", "0.2", "-W", "5", "-I", addr1, addr2)
+		if code := one.end(t); code != 0 {
+			t.Errorf("exit status %d after SIGTERM, want 0", code)
+		}
+	})
 }
 
 // killLeader kills the member that leads, as kill -9 does.
-func (c *cluster) killLeader(t *testing.T) {
+func (c *cluster) killLeader(t *testing.T) (node string) {
 	t.Helper()
 	var all []struct {
 		Endpoint string
@@ -421,15 +437,21 @@ func (c *cluster) killLeader(t *testing.T) {
 	for i, m := range all {
 		if m.Status.Leader == m.Status.Header.MemberID {
 			node := fmt.Sprintf("node%d", i+1)
-			// Its pid is that of the lab's namespace.
-			c.exec(t, node, "sh", "-c", `for p in /proc/[0-9]*; do
-				if tr '\0' ' ' <$p/cmdline | grep -q "^etcd --name `+node+` .*`+c.dir+`"; then kill -9 ${p#/proc/}; fi; done`)
-			c.members[node].exit(t)
+			c.kill(t, node)
 			t.Logf("killed the leader, %s", node)
-			return
+			return node
 		}
 	}
 	t.Fatalf("no leader in %+v", all)
+	return ""
+}
+
+// kill kills a member as kill -9 does. Its pid is that of the lab's namespace.
+func (c *cluster) kill(t *testing.T, node string) {
+	t.Helper()
+	c.exec(t, node, "sh", "-c", `for p in /proc/[0-9]*; do
+		if tr '\0' ' ' <$p/cmdline | grep -q "^etcd --name `+node+` .*`+c.dir+`"; then kill -9 ${p#/proc/}; fi; done`)
+	c.members[node].exit(t)
 }
 
 // certificates writes a CA, a certificate for the members signed by it, and

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/pflag"
 	"labctl/backends/catalogue"
 	"labctl/lab"
 	"labctl/labs"
@@ -214,7 +215,7 @@ func TestReadmeSections(t *testing.T) {
 	t.Parallel()
 	for file, want := range map[string][]string{
 		readme: {"What is real and what is not", "How it works", "Commands", "The lab file", "Built-in labs", "Healing, and how to stop it",
-			"As an ordinary user", "Limits", "Speed", "How to remove everything", "How to add to it", "Licence"},
+			"Past one machine", "As an ordinary user", "Limits", "Speed", "How to remove everything", "How to add to it", "Licence"},
 	} {
 		sections(t, file, want)
 	}
@@ -281,6 +282,19 @@ func TestReadmeTables(t *testing.T) {
 			got = append(got, r[0]+" "+r[1])
 		}
 		same(t, "labs", got, want)
+	})
+	t.Run("flags of the agent", func(t *testing.T) {
+		t.Parallel()
+		var want, got []string
+		(&app{}).agentCommand().Flags().VisitAll(func(f *pflag.Flag) {
+			if !f.Hidden {
+				want = append(want, "--"+f.Name)
+			}
+		})
+		for _, r := range rows(t, readme, "flag") {
+			got = append(got, strings.Split(r[0], ", ")...)
+		}
+		same(t, "flags", got, want)
 	})
 	t.Run("claims", func(t *testing.T) {
 		t.Parallel()

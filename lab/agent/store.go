@@ -181,6 +181,8 @@ func (c *storeCalls) explain(err error) (what, cure string) {
 		return "it wants a certificate of ours", "give one that the cluster's CA signed: --etcd-certfile, --etcd-keyfile"
 	case has("error reading server preface"):
 		return "it hangs up", "if it encrypts, write https:// in the endpoints, and give --etcd-cafile"
+	case !has("dial tcp "):
+		return what, "see that a majority of its members runs: etcdctl endpoint health"
 	}
 	return tail(what, "dial tcp "), "start etcd there, or give the right --etcd-endpoints"
 }
