@@ -7,6 +7,9 @@ import (
 	"net/http"
 	"net/netip"
 	"time"
+
+	"labctl/backends"
+	"labctl/nodes"
 )
 
 // silence is how long nothing may be asked of the store: leases are read again
@@ -33,50 +36,69 @@ type Health struct {
 	Drift   int          `json:"drift"`  // differences that could not be mended
 }
 
-// health judges how the agent is now.
-func (a *Agent) health(now time.Time) Health {
+// facts are what health is judged by.
+type facts struct {
+	phase   Phase
+	err     string          // why it does not get on; "" when it does
+	trouble string          // with the store; "" for none
+	since   time.Time       // of trouble
+	asked   time.Time       // when a call to the store ended last
+	lease   *backends.Lease // nil before the first
+	kernel  *nodes.Report   // nil before there is a reconciler
+	leases  int             // that the kernel state stands for
+}
+
+// health is how the agent is now.
+func (a *Agent) health() Health {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	h := Health{SchemaVersion: 1, Healthy: true, Ready: true, Reasons: []string{}, Phase: a.report.Phase}
-	bad := func(healthy bool, format string, args ...any) {
-		h.Ready, h.Healthy = false, h.Healthy && healthy
-		h.Reasons = append(h.Reasons, fmt.Sprintf(format, args...))
+	f := facts{phase: a.report.Phase, err: a.report.Error, leases: a.report.Leases}
+	f.trouble, f.since, f.asked = a.calls.trouble()
+	if a.lease != nil {
+		l := a.lease.Lease()
+		f.lease = &l
 	}
-	trouble, since, asked := a.calls.trouble()
-	if trouble != "" {
-		h.Reasons = append(h.Reasons, fmt.Sprintf("etcd does not answer since %s: %s", since.Format(time.RFC3339), trouble))
-	} else if a.lease != nil && now.Sub(asked) > silence {
-		bad(false, "nothing was asked of etcd since %s", asked.Format(time.RFC3339))
+	if a.reconciler != nil {
+		r := a.reconciler.Report()
+		f.kernel = &r
 	}
-	if a.lease == nil {
-		bad(true, "%s", a.report.Phase)
-		if a.report.Error != "" {
-			h.Reasons = append(h.Reasons, a.report.Error)
+	return f.judge(time.Now())
+}
+
+func (f facts) judge(now time.Time) Health {
+	h := Health{SchemaVersion: 1, Healthy: true, Ready: true, Reasons: []string{}, Phase: f.phase, Leases: f.leases}
+	note := func(format string, args ...any) { h.Reasons = append(h.Reasons, fmt.Sprintf(format, args...)) }
+	notReady := func(format string, args ...any) { h.Ready = false; note(format, args...) }
+	sick := func(format string, args ...any) { h.Healthy = false; notReady(format, args...) }
+	if f.trouble != "" {
+		note("etcd does not answer since %s: %s", f.since.Format(time.RFC3339), f.trouble)
+	} else if f.lease != nil && now.Sub(f.asked) > silence {
+		sick("nothing was asked of etcd since %s", f.asked.Format(time.RFC3339))
+	}
+	if f.phase != Running {
+		notReady("%s", f.phase)
+	}
+	if f.lease == nil {
+		if f.err != "" {
+			note("%s", f.err)
 		}
 		return h
 	}
-	l := a.lease.Lease()
-	h.Subnet, h.Expires = l.Subnet, l.Expires
-	if !l.Reserved && now.After(l.Expires) {
-		bad(false, "lease %s ended at %s", l.Subnet, l.Expires.Format(time.RFC3339))
+	h.Subnet, h.Expires = f.lease.Subnet, f.lease.Expires
+	if !f.lease.Reserved && now.After(f.lease.Expires) {
+		sick("lease %s ended at %s", f.lease.Subnet, f.lease.Expires.Format(time.RFC3339))
 	}
-	if a.report.Phase != Running {
-		bad(true, "%s", a.report.Phase)
-	}
-	if a.reconciler == nil {
-		bad(true, "kernel: nothing applied yet")
-		return h
-	}
-	r := a.reconciler.Report()
-	h.Drift, h.Leases = len(r.Drift), a.report.Leases
-	switch {
+	switch r := f.kernel; {
+	case r == nil || r.Generation == 0 && r.Err == "":
+		notReady("kernel: nothing applied yet")
 	case r.Err != "":
-		bad(false, "kernel: %s", r.Err)
-	case r.Generation == 0:
-		bad(true, "kernel: nothing applied yet")
+		sick("kernel: %s", r.Err)
 	}
-	if r.Held {
-		h.Reasons = append(h.Reasons, "held: differences are not mended")
+	if f.kernel != nil {
+		h.Drift = len(f.kernel.Drift)
+		if f.kernel.Held {
+			note("held: differences are not mended")
+		}
 	}
 	return h
 }
@@ -89,7 +111,7 @@ func (a *Agent) serveHealth() (done func(), err error) {
 	}
 	answer := func(good func(Health) bool) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) {
-			h := a.health(time.Now())
+			h := a.health()
 			w.Header().Set("Content-Type", "application/json")
 			if !good(h) {
 				w.WriteHeader(http.StatusServiceUnavailable)

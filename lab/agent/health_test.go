@@ -7,12 +7,14 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"labctl/backends"
 	"labctl/nodes"
 	"labctl/nodes/nodestest"
 )
@@ -59,6 +61,43 @@ func TestHealthBeforeTheLease(t *testing.T) {
 		if diff := cmp.Diff([]string{"waiting for etcd", "no config"}, h.Reasons); diff != "" {
 			t.Errorf("/%s: reasons (-want +got):\n%s", path, diff)
 		}
+	}
+}
+
+func TestHealth(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	lease := backends.Lease{Subnet: netip.MustParsePrefix("10.244.1.0/24"), Expires: now.Add(time.Hour)}
+	for _, tt := range []struct {
+		name           string
+		change         func(*facts)
+		healthy, ready bool
+		reasons        []string
+	}{
+		{"all is well", func(*facts) {}, true, true, []string{}},
+		{"the store is away", func(f *facts) { f.trouble, f.since = "connection refused", now }, true, true,
+			[]string{"etcd does not answer since 2026-01-01T12:00:00Z: connection refused"}},
+		{"nothing is asked any more", func(f *facts) { f.asked = now.Add(-time.Hour) }, false, false,
+			[]string{"nothing was asked of etcd since 2026-01-01T11:00:00Z"}},
+		{"the lease ran out", func(f *facts) { f.lease.Expires = now.Add(-time.Minute) }, false, false,
+			[]string{"lease 10.244.1.0/24 ended at 2026-01-01T11:59:00Z"}},
+		{"a reservation does not run out", func(f *facts) { f.lease.Expires, f.lease.Reserved = time.Time{}, true }, true, true, []string{}},
+		{"the lease is taken again", func(f *facts) { f.phase = Acquiring }, true, false, []string{"acquiring a subnet"}},
+		{"the kernel is not asked yet", func(f *facts) { f.kernel.Generation = 0 }, true, false, []string{"kernel: nothing applied yet"}},
+		{"there is no reconciler yet", func(f *facts) { f.kernel = nil }, true, false, []string{"kernel: nothing applied yet"}},
+		{"the kernel refuses", func(f *facts) { f.kernel.Err = "no" }, false, false, []string{"kernel: no"}},
+		{"it is held", func(f *facts) { f.kernel.Held = true }, true, true, []string{"held: differences are not mended"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			l := lease
+			f := facts{phase: Running, asked: now, lease: &l, kernel: &nodes.Report{Generation: 1}}
+			tt.change(&f)
+			h := f.judge(now)
+			if diff := cmp.Diff(tt.reasons, h.Reasons); diff != "" || h.Healthy != tt.healthy || h.Ready != tt.ready {
+				t.Errorf("judge() = %+v, want healthy %v, ready %v, reasons (-want +got):\n%s", h, tt.healthy, tt.ready, diff)
+			}
+		})
 	}
 }
 

@@ -28,7 +28,7 @@ func (a *Agent) tell() error {
 	if a.control != nil {
 		return nil
 	}
-	ready := a.health(time.Now()).Ready
+	ready := a.health().Ready
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	r := a.reconciler.Report()
