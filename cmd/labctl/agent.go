@@ -200,11 +200,11 @@ func agentError(err error) error {
 	if errors.Is(err, context.Canceled) {
 		return nil
 	}
-	if errors.Is(err, syscall.EPERM) {
-		return &lab.Failure{Kind: lab.Unable, Err: err, Cure: "run it as root, or with CAP_NET_ADMIN; labctl up runs a whole network without either"}
-	}
 	if errors.Is(err, agent.ErrUnsupported) {
 		return &lab.Failure{Kind: lab.Unable, Err: err, Cure: "labctl doctor says what this machine can run, and what to mend"}
+	}
+	if errors.Is(err, syscall.EPERM) {
+		return &lab.Failure{Kind: lab.Unable, Err: err, Cure: "run it as root, or with CAP_NET_ADMIN; labctl up runs a whole network without either"}
 	}
 	if e, ok := errors.AsType[*agent.ChoiceError](err); ok {
 		return &lab.Failure{Kind: lab.Failed, Err: err, Cure: e.Cure}

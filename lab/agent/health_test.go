@@ -2,12 +2,14 @@ package agent
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -123,6 +125,14 @@ func TestNotify(t *testing.T) {
 		if n, err := l.Read(b); err != nil || string(b[:n]) != "READY=1" {
 			t.Errorf("%s: read %q, %v", name, b[:n], err)
 		}
+	}
+}
+
+func TestUnsupported(t *testing.T) {
+	t.Parallel()
+	err := fmt.Errorf("node1: %w", unsupported{os.ErrNotExist})
+	if !errors.Is(err, ErrUnsupported) || !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%v: want it ErrUnsupported and what it was", err)
 	}
 }
 

@@ -21,6 +21,9 @@ func (a *Agent) openPath(l backends.Lease) error {
 	if err != nil {
 		err = fmt.Errorf("%s: %w", a.Node, err)
 		a.update(func(r *Report) { r.Error, r.Unsupported = err.Error(), denied(err) })
+		if denied(err) {
+			return unsupported{err}
+		}
 		return err
 	}
 	a.mu.Lock()

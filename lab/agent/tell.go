@@ -11,8 +11,14 @@ import (
 	"labctl/nodes"
 )
 
-// ErrUnsupported means that this kernel lacks what the backend needs.
-var ErrUnsupported = errors.New("this kernel cannot")
+// ErrUnsupported means that this machine lacks what the backend needs.
+var ErrUnsupported = errors.New("this machine cannot")
+
+// unsupported is an error that is ErrUnsupported, too.
+type unsupported struct{ error }
+
+func (e unsupported) Unwrap() error        { return e.error }
+func (e unsupported) Is(target error) bool { return target == ErrUnsupported }
 
 // teller is what was told of the kernel so far, to a person who reads the log.
 type teller struct {
@@ -33,7 +39,7 @@ func (a *Agent) tell() error {
 	defer a.mu.Unlock()
 	r := a.reconciler.Report()
 	if r.Unsupported {
-		return fmt.Errorf("%w: %s", ErrUnsupported, r.Err)
+		return unsupported{fmt.Errorf("%s: %s", a.Node, r.Err)}
 	}
 	if r.Err != a.teller.err {
 		a.teller.err = r.Err
