@@ -104,11 +104,6 @@ func notBuilt(t reflect.Type, key string, value *yaml.Node) (message, hint strin
 		}
 	case reflect.TypeFor[NodeSpec]():
 		switch key {
-		case "agent":
-			if empty {
-				return "", "", true
-			}
-			return "agents other than labctl's own are not built yet", "leave agent out: every node of a lab with a network runs labctl's agent", true
 		case "speaker":
 			return "BGP speakers are not built yet", "leave it out, and use network with one of the backends " + backendTypes(), true
 		}

@@ -93,6 +93,8 @@ func (r *reader) value(path string, n *yaml.Node, v reflect.Value) {
 			return
 		}
 		r.list(path, n, v)
+	case reflect.Map:
+		r.texts(path, n, v)
 	case reflect.String:
 		if n.Kind != yaml.ScalarNode {
 			r.wrong(path, n, "text")
@@ -171,6 +173,20 @@ func (r *reader) list(path string, n *yaml.Node, v reflect.Value) {
 		}
 		r.value(p, element, item)
 		v.Set(reflect.Append(v, item))
+	}
+}
+
+// texts reads a mapping from names of the author's choice to text.
+func (r *reader) texts(path string, n *yaml.Node, v reflect.Value) {
+	if n.Kind != yaml.MappingNode {
+		r.wrong(path, n, "a mapping from names to text")
+		return
+	}
+	v.Set(reflect.MakeMap(v.Type()))
+	for key, value := range r.pairs(path, n) {
+		item := reflect.New(v.Type().Elem()).Elem()
+		r.value(join(path, key.Value), value, item)
+		v.SetMapIndex(reflect.ValueOf(key.Value), item)
 	}
 }
 

@@ -109,8 +109,10 @@ type NodePlan struct {
 	MTU int `json:"mtu"`
 	// Subnet is fixed when the lab file says so; else the lease decides.
 	Subnet netip.Prefix `json:"subnet,omitzero"`
-	// Agent is true when labctl's agent runs here (every node of a lab with a network).
+	// Agent is true when an agent runs here (every node of a lab with a network).
 	Agent bool `json:"agent"`
+	// Command is the agent when it is not labctl's own.
+	Command *CommandPlan `json:"command,omitempty"`
 	// Masquerade is true in a lab without agent: containers reach the outside
 	// through the node's address (with an agent it is the agent's work).
 	Masquerade bool            `json:"masquerade,omitempty"`

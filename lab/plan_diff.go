@@ -158,6 +158,7 @@ func (d *planDiff) node(a, b NodePlan) {
 	d.value(object+"routes", describeRoutes(a.Routes), describeRoutes(b.Routes))
 	d.value(object+"subnet", a.Subnet, b.Subnet)
 	d.value(object+"bridge", a.Bridge, b.Bridge)
+	d.value(object+"agent", a.Command.describe(), b.Command.describe())
 	d.value(object+"containers", len(a.Containers), len(b.Containers))
 	named := func(c ContainerPlan) string { return c.Name }
 	diffNamed(d, b.Name+": container", a.Containers, b.Containers, named, func(a, b ContainerPlan) {

@@ -178,6 +178,9 @@ func (b *planner) node(n NodeSpec) (NodePlan, error) {
 		Agent: b.network != nil, Masquerade: b.network == nil,
 		Containers: []ContainerPlan{},
 	}
+	if n.Agent != nil {
+		p.Command = &CommandPlan{Argv: n.Agent.Command, Env: n.Agent.Env}
+	}
 	if b.network != nil {
 		mtu, err := containerMTU(b.network, p.NIC.MTU)
 		if err != nil {

@@ -97,8 +97,21 @@ type NodeSpec struct {
 	Bridge string `yaml:"bridge,omitempty"`
 	// Containers is a number (c1, c2 and so on), or a list of names and objects. One container when left out.
 	Containers Containers `yaml:"containers,omitempty"`
+	// Agent is a program that runs as the node's agent in the place of labctl's own, such as a real flanneld.
+	Agent *AgentSpec `yaml:"agent,omitempty"`
 	// Wiring is how containers are joined to the node; only bridge is built yet.
 	Wiring string `yaml:"wiring,omitempty" jsonschema:"enum=bridge"`
+}
+
+// AgentSpec is somebody's program as a node's agent. It takes a lease in etcd,
+// writes subnet.env and sets the node's routes, as flanneld does. In its
+// command and the values of its environment, ${...} stands for one of
+// AgentVariables.
+type AgentSpec struct {
+	// Command is the program and its arguments, no shell. ${ETCD_ENDPOINTS}, ${ETCD_PREFIX}, ${IFACE}, ${PUBLIC_IP}, ${SUBNET_FILE}, ${NODE} and ${LABCTL} (labctl's own program) are put in; the program has them as environment variables too.
+	Command []string `yaml:"command,omitempty" jsonschema:"required"`
+	// Env are further environment variables.
+	Env map[string]string `yaml:"env,omitempty"`
 }
 
 // ContainerSpec is one container.

@@ -20,6 +20,7 @@ func (v *validator) node(n NodeSpec) {
 	if n.Wiring != "" && n.Wiring != "bridge" {
 		v.add(path+".wiring", fmt.Sprintf("%s: wiring %s is not built yet", n.Name, quote(n.Wiring)), "use bridge, or leave it out")
 	}
+	v.agent(path+".agent", n)
 	v.bridge(path, n)
 	v.nodeSubnet(path, n)
 	v.nodeMTU(path, n)

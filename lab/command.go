@@ -1,0 +1,84 @@
+package lab
+
+import (
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// AgentVariables are what a node's own agent command is told, each as ${NAME}
+// in its words and as an environment variable.
+//
+//	ETCD_ENDPOINTS   http://192.168.50.254:2379, several with commas between
+//	ETCD_PREFIX      /coreos.com/network
+//	IFACE            the underlay device, eth0
+//	PUBLIC_IP        the node's address on it
+//	SUBNET_FILE      where the agent writes its subnet
+//	NODE             the node's name
+//	LABCTL           the running labctl program
+func AgentVariables() []string {
+	return []string{"ETCD_ENDPOINTS", "ETCD_PREFIX", "IFACE", "PUBLIC_IP", "SUBNET_FILE", "NODE", "LABCTL"}
+}
+
+// Self is how an agent command names labctl's own program.
+const Self = "${LABCTL}"
+
+// CommandPlan is a program that is a node's agent, with its ${...} still in
+// it: they are known only once the lab is built.
+type CommandPlan struct {
+	Argv []string          `json:"argv"`
+	Env  map[string]string `json:"env,omitempty"`
+}
+
+// Name is what people know the program by: flanneld.
+func (c CommandPlan) Name() string {
+	if c.Argv[0] == Self {
+		return "labctl"
+	}
+	return filepath.Base(c.Argv[0])
+}
+
+// Expand puts values, by the names of AgentVariables, into the program's words
+// and environment. The environment has the variables themselves as well;
+// what the lab file sets stands last and wins.
+func (c CommandPlan) Expand(values map[string]string) (argv, env []string, err error) {
+	value := func(p Placeholder) (string, error) {
+		v, ok := values[p.String()]
+		if !ok {
+			return "", fmt.Errorf("${%s}: unknown", p)
+		}
+		return v, nil
+	}
+	for _, word := range c.Argv {
+		w, err := Expand(word, value)
+		if err != nil {
+			return nil, nil, err
+		}
+		argv = append(argv, w)
+	}
+	for _, name := range AgentVariables() {
+		env = append(env, name+"="+values[name])
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Env)) {
+		v, err := Expand(c.Env[name], value)
+		if err != nil {
+			return nil, nil, err
+		}
+		env = append(env, name+"="+v)
+	}
+	return argv, env, nil
+}
+
+// describe is the command for a comparison of plans.
+func (c *CommandPlan) describe() string {
+	if c == nil {
+		return "labctl's own"
+	}
+	words := make([]string, 0, len(c.Env)+len(c.Argv))
+	for _, name := range slices.Sorted(maps.Keys(c.Env)) {
+		words = append(words, name+"="+c.Env[name])
+	}
+	return strings.Join(append(words, c.Argv...), " ")
+}
