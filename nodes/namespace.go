@@ -107,18 +107,29 @@ func (n *Namespace) Do(f func() error) error {
 	}
 	return onThread(func() error {
 		return thereAndBack(func() error {
-			err := n.withFd(func(fd int) error { return unix.Setns(fd, unix.CLONE_NEWNET) })
-			if err != nil {
-				return fmt.Errorf("%s: enter network namespace: %w", n.name, err)
+			if err := n.enter(); err != nil {
+				return err
 			}
 			return f()
 		})
 	})
 }
 
+// enter moves the calling thread into the namespace.
+func (n *Namespace) enter() error {
+	err := n.withFd(func(fd int) error { return unix.Setns(fd, unix.CLONE_NEWNET) })
+	if err != nil {
+		return fmt.Errorf("%s: enter network namespace: %w", n.name, err)
+	}
+	return nil
+}
+
 // withFd lends the descriptor to f; it cannot be closed meanwhile.
-func (n *Namespace) withFd(f func(fd int) error) error {
-	c, err := n.file.SyscallConn()
+func (n *Namespace) withFd(f func(fd int) error) error { return withFd(n.file, f) }
+
+// withFd lends a file's descriptor to f; it cannot be closed meanwhile.
+func withFd(file *os.File, f func(fd int) error) error {
+	c, err := file.SyscallConn()
 	if err != nil {
 		return err
 	}

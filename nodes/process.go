@@ -22,6 +22,9 @@ type Command struct {
 	// TTY is the slave of a pseudo terminal: it becomes standard input, output
 	// and error and the controlling terminal of a new session.
 	TTY *os.File
+	// View is the files that the process sees; nil for the caller's. It is one
+	// of the namespace that the process is started in.
+	View *View
 	// Setsid starts a new session; without it the process leads a process
 	// group of its own in the caller's session.
 	Setsid bool
@@ -60,7 +63,11 @@ func Start(ns *Namespace, c Command) (*Process, error) {
 		files[i] = null
 	}
 	var p *os.Process
-	err := ns.Do(func() (err error) {
+	in := ns.Do
+	if c.View != nil {
+		in = c.View.Do
+	}
+	err := in(func() (err error) {
 		p, err = os.StartProcess(c.Path, c.Args, &os.ProcAttr{
 			Dir: c.Dir, Env: c.Env, Files: append(files, c.ExtraFiles...), Sys: attr,
 		})
@@ -82,6 +89,20 @@ func (p *Process) Wait() (*os.ProcessState, error) {
 	p.gone = true
 	p.mu.Unlock()
 	return st, err
+}
+
+// WaitGroup is Wait for a program that may leave others behind: what is left
+// of the process group when the process ends is killed.
+func (p *Process) WaitGroup() (*os.ProcessState, error) {
+	for {
+		// Not reaped yet, so that the group's number cannot be another's.
+		err := unix.Waitid(unix.P_PID, p.p.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
+		if err != unix.EINTR {
+			break // an error is Wait's to tell
+		}
+	}
+	p.Kill()
+	return p.Wait()
 }
 
 // Signal sends a signal to the process alone. After the process has ended it
