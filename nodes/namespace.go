@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,6 +21,10 @@ type Namespace struct {
 	// own is true for the namespace that the process itself is in: its threads
 	// need not be moved, so Do works there without privilege.
 	own bool
+
+	viewMu  sync.Mutex // guards view and viewErr
+	view    *View
+	viewErr error
 }
 
 // NewNamespace creates a network namespace. Nothing in it is up, not even lo.
@@ -95,8 +100,15 @@ func (n *Namespace) Inode() (uint64, error) {
 	return st.Ino, nil
 }
 
-// Close lets go of the namespace.
-func (n *Namespace) Close() error { return n.file.Close() }
+// Close lets go of the namespace and its view. Processes keep what they are in.
+func (n *Namespace) Close() error {
+	n.viewMu.Lock()
+	defer n.viewMu.Unlock()
+	if n.view == nil {
+		return n.file.Close()
+	}
+	return errors.Join(n.view.file.Close(), n.file.Close())
+}
 
 // Do runs f on a thread inside the namespace and returns its error. f may
 // open what belongs to the namespace; it must not start goroutines that rely

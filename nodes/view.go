@@ -13,14 +13,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// View is a mount namespace: the machine's files as a host of its own would
-// have them. It lives as long as it is open or a process is in it, and no mount
-// of it is seen outside. All that is in it see the same:
+// View is a namespace's files: a mount namespace in which the machine looks as
+// to a host of its own. No mount of it is seen outside. All processes that are
+// in it see the same:
 //
 //	/sys                fresh, with the devices of the network namespace
 //	/run                a tmpfs; what the machine has there are links into ...
 //	/run/.machine       ... the machine's /run
-//	/run/NAME           directories given to NewView, /run/flannel
+//	/run/NAME           directories given to Namespace.View, /run/flannel
 //
 // What daemons of hosts lock and listen on in /run (xtables.lock, charon.vici)
 // is not linked, and so each view's own. What the machine puts into /run
@@ -41,11 +41,21 @@ const (
 // ownRun are the files of daemons in /run that hosts do not share.
 var ownRun = []string{"flannel", "xtables.lock", "charon.vici", "charon.pid", "charon.ctl"}
 
-// NewView makes a view for processes in ns. dirs are directories that stand in
-// its /run, by name. Parts that this machine does not allow, as containers may
-// not mount a /sys, are left as the machine has them; the error tells which,
-// and the View is usable all the same unless it is nil.
-func NewView(ns *Namespace, dirs map[string]string) (*View, error) {
+// View is the namespace's files, made at the first call; they are closed with
+// the namespace. dirs are directories that stand in their /run, by name; later
+// calls get what the first one asked for. Parts that this machine does not
+// allow, as containers may not mount a /sys, are left as the machine has them;
+// the error tells which, and the View is usable all the same unless it is nil.
+func (n *Namespace) View(dirs map[string]string) (*View, error) {
+	n.viewMu.Lock()
+	defer n.viewMu.Unlock()
+	if n.view == nil && n.viewErr == nil {
+		n.view, n.viewErr = newView(n, dirs)
+	}
+	return n.view, n.viewErr
+}
+
+func newView(ns *Namespace, dirs map[string]string) (*View, error) {
 	v := &View{ns: ns}
 	var missing error
 	err := onOwnThread(func() error {
@@ -75,9 +85,6 @@ func NewView(ns *Namespace, dirs map[string]string) (*View, error) {
 	}
 	return v, missing
 }
-
-// Close lets go of the view; processes in it keep it.
-func (v *View) Close() error { return v.file.Close() }
 
 // Do runs f on a thread that is in the view and in its network namespace. Like
 // Namespace.Do, it is not for goroutines that f starts.

@@ -7,18 +7,19 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"labctl/nodes"
+	"labctl/nodes/nodestest"
 )
 
 // newView is a view of a namespace with dirs in its /run.
 func newView(t testing.TB, ns *nodes.Namespace, dirs map[string]string) *nodes.View {
 	t.Helper()
-	v, err := nodes.NewView(ns, dirs)
+	v, err := ns.View(dirs)
 	if v == nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { v.Close() })
 	if err != nil {
 		t.Skipf("this machine does not let a namespace have files of its own: %v", err)
 	}
@@ -100,11 +101,10 @@ func TestViewHasItsOwnRun(t *testing.T) {
 func TestViewMissingDirectory(t *testing.T) {
 	t.Parallel()
 	ns := newNamespaces(t, "a")[0]
-	v, err := nodes.NewView(ns, map[string]string{"flannel": "/nowhere"})
+	v, err := ns.View(map[string]string{"flannel": "/nowhere"})
 	if err == nil || !strings.HasPrefix(err.Error(), "a: /nowhere: ") || v == nil {
-		t.Fatalf("NewView() = %v, %v, want a view and what is missing", v, err)
+		t.Fatalf("View() = %v, %v, want a view and what is missing", v, err)
 	}
-	defer v.Close()
 	if got := inView(t, ns, v, "echo works"); got != "works" {
 		t.Errorf("got %q", got)
 	}
@@ -162,15 +162,64 @@ func mountinfo(t testing.TB) string {
 	return found.String()
 }
 
+// A view keeps the namespace's devices, by its /sys: it must go with it.
+func TestViewGoesWithItsNamespace(t *testing.T) {
+	t.Parallel()
+	nodestest.Require(t, nodestest.Netns)
+	all := newNamespaces(t, "here")
+	far, err := nodes.NewNamespace("far")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newReconciler(t, all[0])
+	apply(t, r, nodes.State{Links: []nodes.Link{nodes.Veth{LinkAttrs: nodes.LinkAttrs{Name: "near", MTU: 1500}, PeerNamespace: far, PeerName: "far"}}})
+	newView(t, far, nil)
+	if err := far.Close(); err != nil {
+		t.Fatal(err)
+	}
+	v := newView(t, all[0], nil)
+	deadline := time.Now().Add(10 * time.Second)
+	for strings.Contains(inView(t, all[0], v, "ls /sys/class/net"), "near") {
+		if time.Now().After(deadline) {
+			t.Fatal("the far end of a veth pair is still there 10 s after its namespace was closed")
+		}
+	}
+}
+
 // BenchmarkView is what the first command in a host costs more than the others.
 func BenchmarkView(b *testing.B) {
-	ns := newNamespaces(b, "a")[0]
+	nodestest.Require(b, nodestest.Netns)
 	dir := b.TempDir()
 	for b.Loop() {
-		v, err := nodes.NewView(ns, map[string]string{"flannel": dir})
+		b.StopTimer()
+		ns, err := nodes.NewNamespace("a")
 		if err != nil {
 			b.Fatal(err)
 		}
-		v.Close()
+		b.StartTimer()
+		if _, err := ns.View(map[string]string{"flannel": dir}); err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+		ns.Close()
+		b.StartTimer()
+	}
+}
+
+// BenchmarkStart compares processes in a view with others.
+func BenchmarkStart(b *testing.B) {
+	ns := newNamespaces(b, "a")[0]
+	for name, v := range map[string]*nodes.View{"plain": nil, "view": newView(b, ns, nil)} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				p, err := nodes.Start(ns, nodes.Command{Path: "/bin/true", Args: []string{"true"}, Dir: "/", View: v})
+				if err != nil {
+					b.Fatal(err)
+				}
+				if _, err := p.Wait(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
