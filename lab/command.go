@@ -1,8 +1,11 @@
 package lab
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -38,6 +41,28 @@ func (c CommandPlan) Name() string {
 		return "labctl"
 	}
 	return filepath.Base(c.Argv[0])
+}
+
+// CheckCommand makes sure that a node's agent can be started here, as far as
+// its lab file names it.
+func CheckCommand(n NodePlan) error {
+	if n.Command == nil || strings.Contains(n.Command.Argv[0], "${") {
+		return nil
+	}
+	program := n.Command.Argv[0]
+	_, err := exec.LookPath(program)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, exec.ErrNotFound) && !strings.Contains(program, "/"):
+		return &Failure{Kind: Unable, Err: fmt.Errorf("%s: agent: %s: not found in PATH", n.Name, program),
+			Cure: "install it, add its directory to PATH, or write its whole path in the lab file"}
+	case errors.Is(err, fs.ErrNotExist):
+		return &Failure{Kind: Unable, Err: fmt.Errorf("%s: agent: %s: not found", n.Name, program),
+			Cure: "install it there, or correct the path in the lab file"}
+	}
+	return &Failure{Kind: Unable, Err: fmt.Errorf("%s: agent: %s: not executable", n.Name, program),
+		Cure: "chmod +x makes a program of it; is it one?"}
 }
 
 // Expand puts values, by the names of AgentVariables, into the program's words

@@ -49,6 +49,9 @@ type EtcdStatus struct {
 	State     State    `json:"state"`
 }
 
+// OwnAgent is the agent of nodes whose lab file names no other.
+const OwnAgent = "labctl agent"
+
 // NodeStatus is one host.
 type NodeStatus struct {
 	Name       string   `json:"name"`
@@ -60,6 +63,7 @@ type NodeStatus struct {
 	MTU        int      `json:"mtu"`
 	Peers      int      `json:"peers"`
 	VTEPMAC    string   `json:"vtepMAC,omitempty"`
+	Agent      string   `json:"agent,omitempty"` // OwnAgent, or what the lab file's program is called
 	AgentPid   int      `json:"agentPid,omitempty"`
 	SubnetFile string   `json:"subnetFile,omitempty"`
 	// Traffic is what the agent itself has carried (backend udp).

@@ -148,6 +148,11 @@ func build(ctx context.Context, d Dir, o UpOptions, lock *os.File) (*Status, err
 	if _, err := remove(d); err != nil {
 		return nil, err
 	}
+	for _, n := range o.Plan.Nodes {
+		if err := CheckCommand(n); err != nil {
+			return nil, errors.Join(err, removeDir(d))
+		}
+	}
 	st, err := start(ctx, d, o, lock)
 	if err != nil {
 		if _, rerr := remove(d); rerr != nil {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -110,6 +111,9 @@ func (a *app) watchStatus(ctx context.Context, cl *lab.Client) error {
 	}
 }
 
+// otherAgent says whether a node's agent is not labctl's own.
+func otherAgent(n lab.NodeStatus) bool { return n.Agent != "" && n.Agent != lab.OwnAgent }
+
 func (a *app) printStatus(st *lab.Status) error {
 	if done, err := a.machineReadable(st); done {
 		return err
@@ -129,6 +133,10 @@ func (a *app) printStatus(st *lab.Status) error {
 	fmt.Fprintln(a.stdout)
 	wide := a.output == "wide"
 	header := []string{"NODE", "STATE", "ADDRESS", "SUBNET", "MTU", "PEERS", "DRIFT", "CONTAINERS"}
+	agents := wide || slices.ContainsFunc(st.Nodes, otherAgent)
+	if agents {
+		header = append(header, "AGENT")
+	}
 	if wide {
 		header = append(header, "VTEP MAC", "AGENT PID", "NETNS")
 	}
@@ -138,8 +146,15 @@ func (a *app) printStatus(st *lab.Status) error {
 		for _, c := range n.Containers {
 			cs = append(cs, c.Name+"="+dash(c.IP))
 		}
+		drift := strconv.Itoa(len(n.Drift))
+		if otherAgent(n) && len(n.Drift) == 0 {
+			drift = "-" // what its agent wants nobody else knows
+		}
 		row := []string{n.Name, string(n.State), n.PublicIP, dash(strings.Join(n.Subnets, " ")), strconv.Itoa(n.MTU),
-			strconv.Itoa(n.Peers), strconv.Itoa(len(n.Drift)), dash(strings.Join(cs, " "))}
+			strconv.Itoa(n.Peers), drift, dash(strings.Join(cs, " "))}
+		if agents {
+			row = append(row, dash(n.Agent))
+		}
 		if wide {
 			row = append(row, dash(n.VTEPMAC), strconv.Itoa(n.AgentPid), n.Netns)
 		}

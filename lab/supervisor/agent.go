@@ -14,14 +14,18 @@ import (
 // agentProcess is a node's agent with what it said last.
 type agentProcess struct {
 	process
+	command *commandAgent // nil for labctl's own agent
 
 	// Guarded by Supervisor.mu.
 	report agent.Report
 	conn   *rpc.Conn // nil while it does not run
 }
 
-// newAgent describes labctl's own agent on h. It is started by keep.
-func (s *Supervisor) newAgent(h *host) *agentProcess {
+// newAgent describes the agent on h. It is started by keep.
+func (s *Supervisor) newAgent(h *host) (*agentProcess, error) {
+	if h.plan.Command != nil {
+		return s.newCommand(h)
+	}
 	a := &agentProcess{}
 	a.process = process{
 		name: h.name, ns: h.ns, log: s.dir.Log(h.name), s: s, state: waiting,
@@ -61,7 +65,7 @@ func (s *Supervisor) newAgent(h *host) *agentProcess {
 			s.reported(h, r)
 		}
 	}
-	return a
+	return a, nil
 }
 
 // order tells an agent how things are to be. The caller holds mu.
@@ -89,14 +93,19 @@ func (s *Supervisor) reported(h *host, r agent.Report) {
 	rewire := r.Subnet.IsValid() && (!h.wired || h.gateway.Masked() != r.Subnet.Masked() || h.mtu != r.MTU)
 	s.mu.Unlock()
 	if rewire {
-		err := s.wire(h)
-		s.mu.Lock()
-		h.wireErr = ""
-		if err != nil {
-			h.wireErr = err.Error()
-			s.log.Error("wire", "node", h.name, "err", err)
-		}
-		s.mu.Unlock()
+		s.rewire(h)
 	}
 	s.poke()
+}
+
+// rewire is wire with its error for the status.
+func (s *Supervisor) rewire(h *host) {
+	err := s.wire(h)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h.wireErr = ""
+	if err != nil {
+		h.wireErr = err.Error()
+		s.log.Error("wire", "node", h.name, "err", err)
+	}
 }

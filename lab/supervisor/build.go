@@ -21,6 +21,7 @@ const netnsDir = "/run/netns"
 // build makes everything of the plan and starts the processes. It returns when
 // all is made; follow then waits until the agents have done their part.
 func (s *Supervisor) build(ctx context.Context) error {
+	s.wg.Go(func() { s.observe(ctx) })
 	if err := s.step("namespaces", s.makeNamespaces); err != nil {
 		return err
 	}
@@ -259,7 +260,10 @@ func (s *Supervisor) makeMachine(ctx context.Context, h *host) error {
 		return err
 	}
 	if h.plan.Agent {
-		a := s.newAgent(h)
+		a, err := s.newAgent(h)
+		if err != nil {
+			return err
+		}
 		s.mu.Lock()
 		h.agent = a
 		s.mu.Unlock()

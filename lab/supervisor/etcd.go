@@ -34,6 +34,9 @@ func (s *Supervisor) newEtcd() (*process, error) {
 		env:  os.Environ(),
 	}
 	ready := func(on bool) {
+		if on {
+			s.outside.storeAnswers()
+		}
 		s.mu.Lock()
 		first := on && s.state == lab.Starting
 		s.etcdReady = on

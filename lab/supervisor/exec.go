@@ -42,12 +42,22 @@ func (s *Supervisor) exec(ctx context.Context, c *rpc.Conn, r lab.ExecRequest, f
 		refuse(125, fmt.Errorf("exec: %d files and %d arguments", len(files), len(r.Argv)))
 		return
 	}
-	path, code, err := lookPath(r.Argv[0], r.Dir, r.Env)
+	path, code := "", 125
+	look := func() (err error) {
+		path, code, err = lookPath(r.Argv[0], r.Dir, r.Env)
+		return err
+	}
+	view := s.view(e)
+	if view != nil {
+		err = view.Do(look)
+	} else {
+		err = look()
+	}
 	if err != nil {
 		refuse(code, err)
 		return
 	}
-	cmd := nodes.Command{Path: path, Args: r.Argv, Dir: r.Dir,
+	cmd := nodes.Command{Path: path, Args: r.Argv, Dir: r.Dir, View: view,
 		Env: append(r.Env, "LABCTL_LAB="+s.plan.Name, "LABCTL_ENDPOINT="+e.name)}
 	if r.TTY {
 		cmd.TTY = files[0]

@@ -101,20 +101,27 @@ func (s *Supervisor) reasons() []string {
 	if s.etcd != nil && !s.etcdReady {
 		add("etcd: %s", processReason(s.etcd))
 	}
-	digest, leases, agents := "", 0, 0
+	digest, leases, agents, others := "", 0, 0, false
 	for _, h := range s.hosts {
 		for _, r := range s.hostReasons(h) {
 			add("%s: %s", h.name, r)
 		}
 		if h.agent != nil {
 			agents++
-			digest, leases = h.agent.report.Digest, h.agent.report.Leases
+			if h.agent.command == nil {
+				digest, leases = h.agent.report.Digest, h.agent.report.Leases
+			} else {
+				others = true
+			}
 		}
+	}
+	if others {
+		digest, leases = s.outside.digest, s.outside.leases
 	}
 	if agents > 0 && len(why) == 0 {
 		// Leases of real machines may be in the store as well.
 		for _, h := range s.hosts {
-			if h.agent.report.Digest != digest {
+			if h.agent.command == nil && h.agent.report.Digest != digest {
 				add("%s: knows other leases than its peers", h.name)
 			}
 		}
@@ -136,7 +143,11 @@ func (s *Supervisor) reasons() []string {
 // hostReasons are why a node is not ready. The caller holds mu.
 func (s *Supervisor) hostReasons(h *host) []string {
 	var why []string
-	if h.agent != nil {
+	if h.agent != nil && h.agent.command != nil {
+		if r := h.agent.reason(s.dir.SubnetEnv(h.name), h.plan.NIC.Addr.Addr().String()); r != "" {
+			return []string{r}
+		}
+	} else if h.agent != nil {
 		r := h.agent.report
 		switch {
 		case h.agent.conn == nil:

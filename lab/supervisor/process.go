@@ -3,10 +3,12 @@ package supervisor
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	"labctl/lab"
@@ -31,6 +33,12 @@ type process struct {
 	env  []string
 	log  string
 	s    *Supervisor
+	// program is what runs when it is not labctl itself: a name in PATH or a
+	// path. It has no control stream, sees the files of view, and when it ends
+	// all of its process group does.
+	program string
+	view    *nodes.View
+	after   <-chan struct{} // it is first started when this is closed; nil for at once
 	// message is called with each line of the control stream, undecoded, from
 	// the process's own goroutine.
 	message func(c *rpc.Conn) error
@@ -57,6 +65,14 @@ const (
 // keep starts the process and starts it again whenever it ends, until ctx does.
 func (p *process) keep(ctx context.Context) {
 	backoff := minBackoff
+	if p.after != nil {
+		select {
+		case <-p.after:
+		case <-ctx.Done():
+			p.set(func() { p.state = stopped })
+			return
+		}
+	}
 	for {
 		from := time.Now()
 		err := p.live(ctx)
@@ -92,6 +108,9 @@ func (p *process) live(ctx context.Context) error {
 		return err
 	}
 	defer log.Close()
+	if p.program != "" {
+		return p.liveAlone(ctx, log)
+	}
 	conn, theirs, err := rpc.Pair()
 	if err != nil {
 		return err
@@ -131,6 +150,43 @@ func (p *process) live(ctx context.Context) error {
 		return err
 	}
 	return fmt.Errorf("%s%s", state, lastLine(p.log))
+}
+
+// liveAlone is live for a program that is not labctl.
+func (p *process) liveAlone(ctx context.Context, log *os.File) error {
+	path, _, err := lookPath(p.program, "/", p.env)
+	if err != nil {
+		return err
+	}
+	child, err := nodes.Start(p.ns, nodes.Command{
+		Path: path, Args: p.argv, Env: p.env, Dir: "/", Stdout: log, Stderr: log, View: p.view, Setsid: true,
+	})
+	if err != nil {
+		return err
+	}
+	pid, err := p.s.hostPid(child.Pid())
+	if err != nil {
+		pid = child.Pid()
+	}
+	p.set(func() { p.state, p.pid = running, pid })
+	p.started(nil)
+	stop := context.AfterFunc(ctx, child.Kill)
+	defer stop()
+	state, err := child.WaitGroup()
+	p.set(func() { p.state, p.pid = waiting, 0 })
+	p.ended()
+	if err != nil {
+		return err
+	}
+	if ws, ok := state.Sys().(syscall.WaitStatus); ok && (ws.Signal() == syscall.SIGKILL || ws.Signal() == syscall.SIGTERM) {
+		return errors.New(state.String()) // of which its log does not know
+	}
+	const longest = 200 // enough of a program that logs much in a line
+	line := []rune(lastLine(p.log))
+	if len(line) > longest {
+		line = append(line[:longest], []rune("...")...)
+	}
+	return fmt.Errorf("%s%s", state, string(line))
 }
 
 func (p *process) set(f func()) {

@@ -72,7 +72,11 @@ func (s *Supervisor) hostStatus(h *host) lab.NodeStatus {
 		}
 		n.Containers = append(n.Containers, cs)
 	}
-	if a := h.agent; a != nil {
+	if a := h.agent; a != nil && a.command != nil {
+		n.Agent, n.AgentPid, n.SubnetFile = a.command.name, a.status().Pid, s.dir.SubnetEnv(h.name)
+		n.Peers, n.VTEPMAC = max(s.outside.leases-1, 0), vtepMAC(a.command.lease)
+	} else if a != nil {
+		n.Agent = lab.OwnAgent
 		r := a.report
 		n.AgentPid = a.status().Pid
 		n.SubnetFile = s.dir.SubnetEnv(h.name)

@@ -32,6 +32,7 @@ type Supervisor struct {
 	web      *http.Server   // what the internet and serving containers answer with
 	wg       sync.WaitGroup // reconcilers and processes
 	watching sync.WaitGroup // connections that watch
+	outside  *outside       // agents that do not report
 
 	mu        sync.Mutex // guards all below
 	record    lab.Record
@@ -76,6 +77,7 @@ func Supervise(dir lab.Dir, started string) error {
 		log:       slog.New(slog.NewTextHandler(os.Stderr, nil)),
 		endpoints: map[string]*endpoint{},
 		watchers:  map[chan lab.Event]struct{}{},
+		outside:   newOutside(),
 		state:     lab.Starting,
 		changed:   make(chan struct{}, 1),
 		answered:  make(chan struct{}),

@@ -17,13 +17,17 @@ import (
 // where there are some that can reach each other, and ends the build.
 func (s *Supervisor) verify(ctx context.Context) {
 	from, to, name := s.verifyPair()
+	pairs := s.commandPairs()
 	if from != nil {
-		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-		defer cancel()
-		if err := crossed(ctx, from, to); err != nil {
+		pairs = append([]pair{{from, to, name}}, pairs...)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	for _, p := range pairs {
+		if err := crossed(ctx, p.from, p.to); err != nil {
 			s.mu.Lock()
 			s.verifying = false
-			s.emitLocked(lab.Event{Error: fmt.Sprintf("%s: converged, but no packet from %s to %s: %v", s.plan.Name, from.name, name, err)})
+			s.emitLocked(lab.Event{Error: fmt.Sprintf("%s: converged, but no packet from %s to %s: %v", s.plan.Name, p.from.name, p.name, err)})
 			s.mu.Unlock()
 			return
 		}
