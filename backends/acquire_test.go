@@ -180,6 +180,19 @@ func TestAcquireExhausted(t *testing.T) {
 }
 
 // flannel #1329: a reservation stays one.
+// flanneld makes a lease of its host's reservation; a store that starts again
+// reserves again.
+func TestReservationThatBecameALease(t *testing.T) {
+	ts := newTestStore(t)
+	l := ts.acquire(host(t, 0, "10.1.0.0/16")).Lease()
+	if err := ts.Reserve(t.Context(), l.Subnet, l.PublicIP); err != nil {
+		t.Errorf("Reserve() of what the host has by a lease = %v", err)
+	}
+	if now := ts.leases(); len(now) != 1 || now[0].ID != l.ID {
+		t.Errorf("leases = %+v, want the one there was", now)
+	}
+}
+
 func TestReservation(t *testing.T) {
 	ts := newTestStore(t)
 	r := host(t, 0, "10.1.0.0/16")

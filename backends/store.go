@@ -122,8 +122,9 @@ func (s *Store) PutConfigOnce(ctx context.Context, raw []byte) error {
 }
 
 // Reserve pins subnet to the host with this public address: a key without
-// TTL. Reserving again for the same host does nothing; a subnet that another
-// host has is an error (a *TakenError).
+// TTL. When the host has the subnet already nothing is done, also when it has it
+// by a lease, which is what flanneld makes of a reservation; a subnet that
+// another host has is an error (a *TakenError).
 func (s *Store) Reserve(ctx context.Context, subnet netip.Prefix, publicIP netip.Addr) error {
 	value, err := Attrs{PublicIP: publicIP}.Encode()
 	if err != nil {
@@ -137,7 +138,7 @@ func (s *Store) Reserve(ctx context.Context, subnet netip.Prefix, publicIP netip
 		return fmt.Errorf("reserve %s: %w", subnet, err)
 	}
 	for _, l := range now.Leases {
-		if l.Subnet == subnet && l.PublicIP == publicIP && l.Reserved {
+		if l.Subnet == subnet && l.PublicIP == publicIP {
 			return nil
 		}
 		if l.Subnet.Overlaps(subnet) {
