@@ -8,7 +8,7 @@
 // and touch nothing themselves.
 //
 // The trap: a network namespace belongs to a thread, not to a goroutine.
-// Namespace.Do is the one function that moves a thread; what is opened inside
+// Namespace.Do (and View.Do, for files too) moves one; what is opened inside
 // (a socket, a TUN, a file under /proc/sys/net) stays in the namespace, but a
 // goroutine started inside runs outside. So nothing that dials in the
 // background may run in Do; start a process with Start for that. For the same

@@ -264,20 +264,23 @@ type pair struct {
 	name string
 }
 
-// commandPairs are containers of nodes with agents of their own, each with one
-// on another host: such an agent is ready before it has told the kernel all.
+// commandPairs are a container of each node with an agent of its own and one of
+// each other host: such an agent is ready before it has told the kernel all,
+// and nobody but packets can tell when it has.
 func (s *Supervisor) commandPairs() []pair {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var pairs []pair
+	var hosts []*host
 	for _, h := range s.hosts {
-		if h.agent == nil || h.agent.command == nil || len(h.containers) == 0 {
-			continue
+		if h.agent != nil && len(h.containers) > 0 {
+			hosts = append(hosts, h)
 		}
-		for _, o := range s.hosts {
-			if o != h && o.agent != nil && len(o.containers) > 0 {
-				pairs = append(pairs, pair{o.containers[0].endpoint, h.containers[0].addr.Addr(), h.containers[0].name})
-				break
+	}
+	var pairs []pair
+	for i, from := range hosts {
+		for _, to := range hosts[i+1:] {
+			if from.agent.command != nil || to.agent.command != nil {
+				pairs = append(pairs, pair{from.containers[0].endpoint, to.containers[0].addr.Addr(), to.containers[0].name})
 			}
 		}
 	}
