@@ -604,7 +604,7 @@ func TestPoisonKeys(t *testing.T) {
 			m.noneDeleted(t)
 		}
 		l.isReady(t)
-		if diff := cmp.Diff(hosts(st), hosts(l.status(t))); diff != "" {
+		if diff := cmp.Diff(leaseHolders(st), leaseHolders(l.status(t))); diff != "" {
 			t.Errorf("nodes (-before +after):\n%s", diff)
 		}
 		l.run(t, "ping", "-l", l.name, "--all")
@@ -631,8 +631,8 @@ func lonely(t *testing.T, st *lab.Status) []string {
 	return wide
 }
 
-// hosts are a lab's nodes as their peers see them.
-func hosts(st *lab.Status) []string {
+// leaseHolders are a lab's nodes as their peers see them.
+func leaseHolders(st *lab.Status) []string {
 	var all []string
 	for _, n := range st.Nodes {
 		all = append(all, fmt.Sprintf("%s %+v", n.Name, hostOf(n)))
@@ -944,7 +944,7 @@ leaseTTL: 2s
 			return nil
 		})
 		reserved()
-		if diff := cmp.Diff(hosts(st), hosts(l.status(t))); diff != "" {
+		if diff := cmp.Diff(leaseHolders(st), leaseHolders(l.status(t))); diff != "" {
 			t.Errorf("nodes (-before +after):\n%s", diff)
 		}
 		l.run(t, "ping", "-l", l.name, "--all")
