@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -107,10 +108,11 @@ func (d Dir) Record() string { return d.path("record.json") }
 // Socket is the supervisor's unix socket.
 func (d Dir) Socket() string { return d.path("socket") }
 
-// Plan is the plan that the lab was built from.
+// Plan is the plan that the lab was built from, with the nodes of now.
 func (d Dir) Plan() string { return d.path("plan.json") }
 
-// Spec is the lab file as it was given.
+// Spec is the lab file as it was given; after `node add` or `node rm`, as it
+// would have to be for the lab that runs now.
 func (d Dir) Spec() string { return d.path("lab.yaml") }
 
 // Logs is the directory of the processes' logs.
@@ -130,6 +132,15 @@ func (d Dir) Node(node string) string { return d.path("nodes", node) }
 
 // SubnetEnv is the file that a node's agent writes for the container runtime.
 func (d Dir) SubnetEnv(node string) string { return d.path("nodes", node, "subnet.env") }
+
+// WriteExtended replaces plan and lab file.
+func (d Dir) WriteExtended(e *Extended) error {
+	plan, err := json.MarshalIndent(e.Plan, "", " ")
+	if err != nil {
+		return err
+	}
+	return errors.Join(writeFile(d.Plan(), plan, 0o600), writeFile(d.Spec(), e.File, 0o600))
+}
 
 // downMark is there once somebody asked for the lab's removal: an `up` that
 // sees its lab end looks whether that is why.

@@ -36,7 +36,7 @@ func Down(ctx context.Context, name string) (*Removed, error) {
 			if err := os.WriteFile(d.downMark(), nil, 0o600); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return r, err
 			}
-			ended, err := rec.endVisitors()
+			ended, err := rec.endVisitors(everywhere)
 			r.Ended = append(r.Ended, ended...)
 			if err != nil {
 				return r, err
@@ -91,7 +91,7 @@ func remove(d Dir) (ended []string, err error) {
 	case err != nil:
 		return nil, &Failure{Kind: Failed, Err: err, Cure: fmt.Sprintf("the record is damaged; when no labctl process is left, remove %s by hand", d)}
 	default:
-		if ended, err = rec.endVisitors(); err != nil {
+		if ended, err = rec.endVisitors(everywhere); err != nil {
 			return ended, err
 		}
 		if err := rec.Kill(killTimeout); err != nil {

@@ -9,6 +9,7 @@ type Request struct {
 	Exec   *ExecRequest   `json:"exec,omitempty"`
 	Socket *SocketRequest `json:"socket,omitempty"`
 	Fault  *FaultRequest  `json:"fault,omitempty"` // answered by one empty Response
+	Node   *NodeRequest   `json:"node,omitempty"`  // answered by one Response with Node
 }
 
 // ExecRequest starts a process in an endpoint. Its files are standard input,
@@ -51,6 +52,7 @@ type Response struct {
 	Plan    *Plan       `json:"plan,omitempty"`
 	Started *Started    `json:"started,omitempty"`
 	Exit    *Exit       `json:"exit,omitempty"`
+	Node    *NodeResult `json:"node,omitempty"`
 	Error   string      `json:"error,omitempty"`
 	Kind    FailureKind `json:"kind,omitempty"`
 	Cure    string      `json:"cure,omitempty"`

@@ -8,13 +8,20 @@ import (
 // State is how a lab or a node is.
 type State string
 
-// The states of a lab; a node has the first four.
+// The states of a lab; a node has the first four, and those below.
 const (
 	Starting State = "starting" // not all is there yet
 	Ready    State = "ready"    // all is as planned
 	Degraded State = "degraded" // something is missing; Reasons tell what
 	Held     State = "held"     // `fault hold`: nothing is healed
 	Broken   State = "broken"   // the lab's processes are gone: `down`, then `up`
+)
+
+// What only nodes can be, by order: the lab is ready all the same.
+const (
+	Stopped State = "stopped" // `node stop`: no agent; the kernel goes on with the tables it has
+	Dead    State = "dead"    // `node kill`: no power, no namespaces
+	Gone    State = "gone"    // `node rm`: only its result says so
 )
 
 // Status is what `labctl status -o json` prints. Fields are only ever added.

@@ -15,9 +15,10 @@ import (
 // A visitor is a process that entered a namespace of the lab from outside
 // (ip netns exec). It would keep the namespace alive after the lab.
 
-// endVisitors ends them, and returns a line on each. For a rootless lab there
-// are none: entering takes the capabilities that only the lab itself has.
-func (r *Record) endVisitors() ([]string, error) {
+// endVisitors ends those of the chosen endpoints, and returns a line on each.
+// For a rootless lab there are none: entering takes the capabilities that only
+// the lab itself has.
+func (r *Record) endVisitors(of func(endpoint string) bool) ([]string, error) {
 	if r.Rootless || len(r.Namespaces) == 0 {
 		return nil, nil
 	}
@@ -36,7 +37,7 @@ func (r *Record) endVisitors() ([]string, error) {
 			continue
 		}
 		name, ok := r.visits(pid)
-		if !ok {
+		if !ok || !of(name) {
 			continue
 		}
 		comm, err := os.ReadFile("/proc/" + e.Name() + "/comm")
@@ -51,6 +52,9 @@ func (r *Record) endVisitors() ([]string, error) {
 	}
 	return ended, errors.Join(errs...)
 }
+
+// everywhere chooses all endpoints of a lab.
+func everywhere(string) bool { return true }
 
 // visits says whether pid sits in a network namespace of the lab without
 // belonging to the lab's PID namespace, and in which.

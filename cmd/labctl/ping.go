@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"labctl/lab"
 	"labctl/lab/check"
 	"labctl/lab/ping"
 )
@@ -202,6 +203,11 @@ func (a *app) pingAll(ctx context.Context, probe ping.Probe) error {
 		return err
 	}
 	defer closeAll()
+	for _, n := range st.Nodes {
+		if n.State == lab.Dead {
+			fmt.Fprintf(a.stderr, "labctl: %s is dead: left out\n", n.Name)
+		}
+	}
 	for i, e := range eps {
 		for _, other := range eps[:i] {
 			if e.Addr == other.Addr {

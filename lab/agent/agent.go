@@ -66,8 +66,9 @@ type Agent struct {
 
 // leasesKnown tells sets of leases apart.
 type leasesKnown struct {
-	count  int
-	digest string
+	count    int
+	digest   string
+	revision int64 // the store's
 }
 
 // Run works until ctx ends. The kernel state and the lease stay: whoever
@@ -387,13 +388,15 @@ func (a *Agent) set(self backends.Lease, snap backends.Snapshot) {
 		problems = append(problems, errors.New("store: lost its memory; leases of before stay until they are registered again"))
 	}
 	st.Tables = append(st.Tables, a.trafficRules(self.Subnet)...)
+	k := known(self, peers)
+	k.revision = snap.Revision
 	a.update(func(r *Report) {
 		r.Problems = nil
 		for _, p := range problems {
 			r.Problems = append(r.Problems, p.Error())
 		}
 		a.sets++
-		a.pending[a.sets] = known(self, peers)
+		a.pending[a.sets] = k
 	})
 	for _, p := range problems {
 		a.Log.Warn("lease ignored", "err", p)
@@ -435,7 +438,7 @@ func (a *Agent) send() {
 		a.report.Held, a.report.Drift, a.report.Healed, a.report.Foreign = r.Held, r.Drift, r.Healed, r.Foreign
 		a.report.Error, a.report.Unsupported = cmp.Or(a.trouble, r.Err), r.Unsupported
 		if k, ok := a.pending[r.Generation]; ok {
-			a.report.Leases, a.report.Digest = k.count, k.digest
+			a.report.Leases, a.report.Digest, a.report.Revision = k.count, k.digest, k.revision
 			for g := range a.pending {
 				if g < r.Generation {
 					delete(a.pending, g)

@@ -33,6 +33,8 @@ type Report struct {
 	// report the same, the lab has converged.
 	Leases int    `json:"leases"`
 	Digest string `json:"digest,omitempty"`
+	// Revision is the store's at which they were so.
+	Revision int64 `json:"revision,omitempty"`
 
 	Held     bool           `json:"held,omitempty"`
 	Drift    []nodes.Change `json:"drift,omitempty"`
@@ -54,8 +56,8 @@ type Order struct {
 	// Store is true once etcd answers. An agent of a lab waits for it: dialling
 	// earlier would only cost the back-off.
 	Store bool `json:"store"`
-	// Hosts is how many agents the lab has: with fewer leases, more are about
-	// to come.
+	// Hosts is how many agents are to run in the lab: with fewer leases, more
+	// are about to come.
 	Hosts int `json:"hosts"`
 	// Hold stops healing.
 	Hold bool `json:"hold"`

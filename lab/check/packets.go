@@ -50,7 +50,8 @@ func (r *Runner) pingAll(ctx context.Context) error {
 	return nil
 }
 
-// Containers opens a Pinger in every container. done closes them.
+// Containers opens a Pinger in every container of the nodes that have power.
+// done closes them.
 func Containers(ctx context.Context, c *lab.Client, st *lab.Status) (eps []ping.Endpoint, done func(), err error) {
 	done = func() {
 		for _, e := range eps {
@@ -58,6 +59,9 @@ func Containers(ctx context.Context, c *lab.Client, st *lab.Status) (eps []ping.
 		}
 	}
 	for _, n := range st.Nodes {
+		if n.State == lab.Dead {
+			continue
+		}
 		for _, ct := range n.Containers {
 			name := n.Name + "." + ct.Name
 			addr, err := netip.ParseAddr(ct.IP)

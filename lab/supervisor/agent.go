@@ -26,16 +26,16 @@ func (s *Supervisor) newAgent(h *host) (*agentProcess, error) {
 	if h.plan.Command != nil {
 		return s.newCommand(h)
 	}
-	a := &agentProcess{}
+	a, plan := &agentProcess{}, s.current()
 	a.process = process{
 		name: h.name, ns: h.ns, log: s.dir.Log(h.name), s: s, state: waiting,
 		argv: []string{"labctl", "agent", "--node", h.name,
-			"--etcd-endpoints", strings.Join(s.plan.Etcd.Endpoints, ","),
+			"--etcd-endpoints", strings.Join(plan.Etcd.Endpoints, ","),
 			"--iface", h.plan.NIC.Name,
 			"--public-ip", h.plan.NIC.Addr.Addr().String(),
 			"--subnet-file", s.dir.SubnetEnv(h.name),
 			"--ip-masq",
-			"--lease-ttl", s.plan.LeaseTTL.String(),
+			"--lease-ttl", plan.LeaseTTL.String(),
 		},
 		env: append(os.Environ(), agent.ControlFD+"=3"),
 	}
@@ -72,7 +72,7 @@ func (s *Supervisor) newAgent(h *host) (*agentProcess, error) {
 func (s *Supervisor) order(h *host) {
 	if h.agent != nil && h.agent.conn != nil {
 		// An agent that is dead hears it when it starts again.
-		_ = h.agent.conn.Send(agent.Order{Store: s.etcdReady, Hosts: len(s.hosts), Hold: h.held, Ask: s.asked})
+		_ = h.agent.conn.Send(agent.Order{Store: s.etcdReady, Hosts: s.running(), Hold: h.held, Ask: s.asked})
 	}
 }
 

@@ -2,21 +2,13 @@ package supervisor
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
-	"net"
 	"os"
-	"path/filepath"
 	"strconv"
 
 	"golang.org/x/sync/errgroup"
 	"labctl/lab"
-	"labctl/nodes"
 )
-
-// netnsDir is where ip(8) looks for named namespaces.
-const netnsDir = "/run/netns"
 
 // build makes everything of the plan and starts the processes. It returns when
 // all is made; follow then waits until the agents have done their part.
@@ -33,21 +25,7 @@ func (s *Supervisor) build(ctx context.Context) error {
 	s.timings.UpMs = s.sinceStart()
 	s.mu.Unlock()
 	for _, e := range s.endpoints {
-		s.wg.Go(func() {
-			if err := e.reconciler.Run(ctx); err != nil && ctx.Err() == nil {
-				s.log.Error("reconcile", "endpoint", e.name, "err", err)
-			}
-		})
-		s.wg.Go(func() {
-			for {
-				select {
-				case <-ctx.Done():
-					return
-				case <-e.reconciler.Changed():
-					s.poke()
-				}
-			}
-		})
+		s.mind(ctx, e)
 	}
 	return nil
 }
@@ -79,14 +57,8 @@ func endpointNames(p *lab.Plan) []string {
 // internetName is the endpoint of the outside world.
 const internetName = "internet"
 
-// makeNamespaces creates all namespaces, puts them on record, and only then
-// gives them names outside.
+// makeNamespaces creates all namespaces.
 func (s *Supervisor) makeNamespaces() error {
-	names := endpointNames(s.plan)
-	all, err := nodes.NewNamespaces(names)
-	if err != nil {
-		return err
-	}
 	b, err := os.ReadFile(s.dir.Record())
 	if err != nil {
 		return err
@@ -104,69 +76,10 @@ func (s *Supervisor) makeNamespaces() error {
 	}
 	rec.Links = map[string]string{}
 	rec.Namespaces = map[uint64]lab.NamespaceRecord{}
-	for i, ns := range all {
-		inode, err := ns.Inode()
-		if err != nil {
-			return err
-		}
-		cookie, err := lab.Cookie(ns)
-		if err != nil {
-			return fmt.Errorf("%s: cookie: %w", names[i], err)
-		}
-		rec.Namespaces[inode] = lab.NamespaceRecord{Name: names[i], Cookie: cookie}
-		if !rec.Rootless {
-			rec.Links[filepath.Join(netnsDir, s.plan.Name+"."+names[i])] = fmt.Sprintf("/proc/%d/fd/%d", rec.Supervisor, ns.File().Fd())
-		}
-	}
-	if err := checkFree(rec.Links); err != nil {
-		return err
-	}
-	if err := rec.Write(s.dir); err != nil {
-		return err
-	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.record = *rec
-	for i, ns := range all {
-		r, err := nodes.NewReconciler(ns, nodes.Owner{Name: "labctl", Protocol: protocol})
-		if err != nil {
-			return err
-		}
-		s.endpoints[names[i]] = &endpoint{name: names[i], ns: ns, reconciler: r}
-	}
-	if len(rec.Links) == 0 {
-		return nil
-	}
-	if err := os.MkdirAll(netnsDir, 0o755); err != nil {
-		return err
-	}
-	for path, target := range rec.Links {
-		if err := os.Symlink(target, path); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// checkFree makes sure that no name is taken before the record claims it.
-func checkFree(links map[string]string) error {
-	for path := range links {
-		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
-			return &lab.Failure{Kind: lab.Failed, Err: fmt.Errorf("%s: exists already and is not this lab's", path),
-				Cure: fmt.Sprintf("choose another name with --name, or remove it: ip netns del %s", filepath.Base(path))}
-		}
-	}
-	return nil
-}
-
-// apply gives an endpoint its state and waits until the kernel has it.
-func (e *endpoint) apply(ctx context.Context, st nodes.State) error {
-	if err := nodes.Check(st); err != nil {
-		return fmt.Errorf("%s: %w", e.name, err)
-	}
-	e.reconciler.Set(st)
-	_, err := e.reconciler.Apply(ctx)
-	return err
+	s.mu.Unlock()
+	return s.open(endpointNames(s.plan))
 }
 
 // makeLinks wires the underlay and the hosts. The store goes first: its start
@@ -192,7 +105,7 @@ func (s *Supervisor) makeLinks(ctx context.Context) error {
 		if s.etcd, err = s.newEtcd(); err != nil {
 			return err
 		}
-		s.wg.Go(func() { s.etcd.keep(ctx) })
+		s.etcd.begin(ctx)
 	}
 	if p := s.plan.Internet; p != nil {
 		if err := s.endpoints[internetName].apply(ctx, s.internetState(p)); err != nil {
@@ -212,10 +125,7 @@ func (s *Supervisor) makeLinks(ctx context.Context) error {
 		}
 	}
 	for _, p := range s.plan.Nodes {
-		h := &host{endpoint: s.endpoints[p.Name], plan: p, mtu: p.MTU}
-		for _, c := range p.Containers {
-			h.containers = append(h.containers, &container{endpoint: s.endpoints[p.Name+"."+c.Name], plan: c})
-		}
+		h := s.newHost(p)
 		s.mu.Lock()
 		s.hosts = append(s.hosts, h)
 		s.mu.Unlock()
@@ -241,7 +151,7 @@ func (s *Supervisor) makeLinks(ctx context.Context) error {
 	}
 	for _, h := range s.hosts {
 		if h.agent != nil {
-			s.wg.Go(func() { h.agent.keep(ctx) })
+			h.agent.begin(ctx)
 		}
 	}
 	return each(func(h *host) error { return s.makeContainers(ctx, h) })
@@ -327,6 +237,9 @@ func (s *Supervisor) wire(h *host) error {
 	}
 	h.wiring.Lock()
 	defer h.wiring.Unlock()
+	if h.closed {
+		return nil
+	}
 	s.mu.Lock()
 	h.wired = false
 	err = h.assign(subnet, mtu)
@@ -335,19 +248,4 @@ func (s *Supervisor) wire(h *host) error {
 		return err
 	}
 	return s.applyHost(context.Background(), h)
-}
-
-// listen opens a port in an endpoint and answers HTTP on it with the client's
-// address as it was seen. It is open on every address, those to come included.
-func (s *Supervisor) listen(ctx context.Context, e *endpoint, port uint16) error {
-	return e.ns.Do(func() error {
-		var lc net.ListenConfig
-		lc.SetMultipathTCP(false)
-		l, err := lc.Listen(ctx, "tcp4", ":"+strconv.Itoa(int(port)))
-		if err != nil {
-			return fmt.Errorf("%s: %w", e.name, err)
-		}
-		go s.web.Serve(l)
-		return nil
-	})
 }

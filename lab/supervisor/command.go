@@ -57,7 +57,7 @@ func (o *outside) storeAnswers() { o.answers.Do(func() { close(o.store) }) }
 // newCommand describes a node's own agent command. It is started by keep.
 func (s *Supervisor) newCommand(h *host) (*agentProcess, error) {
 	values := map[string]string{
-		"ETCD_ENDPOINTS": strings.Join(s.plan.Etcd.Endpoints, ","),
+		"ETCD_ENDPOINTS": strings.Join(s.current().Etcd.Endpoints, ","),
 		"ETCD_PREFIX":    backends.DefaultPrefix,
 		"IFACE":          h.plan.NIC.Name,
 		"PUBLIC_IP":      h.plan.NIC.Addr.Addr().String(),
@@ -135,7 +135,7 @@ func (s *Supervisor) observe(ctx context.Context) {
 		return
 	}
 	defer store.Close()
-	snapshots := store.Watch(ctx, time.Duration(s.plan.LeaseTTL))
+	snapshots := store.Watch(ctx, time.Duration(s.current().LeaseTTL))
 	written := make(chan struct{}, 1)
 	s.wg.Go(func() {
 		if err := s.outside.files.run(ctx, written); err != nil {
@@ -175,9 +175,10 @@ func (s *Supervisor) commands() []*host {
 func (s *Supervisor) learn(snap backends.Snapshot) {
 	var all []backends.Lease
 	byHost := map[string][]backends.Lease{}
+	pool := s.current().Pool
 	for _, l := range snap.Leases {
 		// Agents do not take in others either.
-		if s.plan.Pool.Contains(l.Subnet.Addr()) && l.Subnet.Bits() >= s.plan.Pool.Bits() {
+		if pool.Contains(l.Subnet.Addr()) && l.Subnet.Bits() >= pool.Bits() {
 			all = append(all, l)
 			byHost[l.PublicIP.String()] = append(byHost[l.PublicIP.String()], l)
 		}

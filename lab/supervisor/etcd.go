@@ -14,23 +14,29 @@ import (
 // etcdName is the store's endpoint and process.
 const etcdName = "etcd"
 
-// newEtcd describes the store's process. It is started by keep.
-func (s *Supervisor) newEtcd() (*process, error) {
+// etcdArgv is how the store of a plan is started.
+func (s *Supervisor) etcdArgv(plan *lab.Plan) ([]string, error) {
 	conf := etcd.ProcessConfig{
 		Dir:     s.dir.Etcd(),
-		Clients: append([]string{"unix://" + s.dir.EtcdSocket()}, s.plan.Etcd.Endpoints...),
-		Network: s.plan.Network,
+		Clients: append([]string{"unix://" + s.dir.EtcdSocket()}, plan.Etcd.Endpoints...),
+		Network: plan.Network,
 	}
-	for _, r := range s.plan.Etcd.Reservations {
+	for _, r := range plan.Etcd.Reservations {
 		conf.Reservations = append(conf.Reservations, etcd.Reservation(r))
 	}
 	b, err := json.Marshal(conf)
+	return []string{"labctl", "__etcd", string(b)}, err
+}
+
+// newEtcd describes the store's process. It is started by keep.
+func (s *Supervisor) newEtcd() (*process, error) {
+	argv, err := s.etcdArgv(s.current())
 	if err != nil {
 		return nil, err
 	}
 	p := &process{
-		name: etcdName, ns: s.endpoints[etcdName].ns, log: s.dir.Log(etcdName), s: s, state: waiting,
-		argv: []string{"labctl", "__etcd", string(b)},
+		name: etcdName, ns: s.at(etcdName).ns, log: s.dir.Log(etcdName), s: s, state: waiting,
+		argv: argv,
 		env:  os.Environ(),
 	}
 	ready := func(on bool) {

@@ -50,6 +50,10 @@ func (s *Supervisor) giveUp() {
 func (s *Supervisor) evaluate(ctx context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.moved.Broadcast()
+	for _, h := range s.hosts {
+		h.settled = h.settled || len(s.hostReasons(h)) == 0
+	}
 	reasons := s.reasons()
 	if len(reasons) == 0 && s.timings.ConvergedMs == 0 {
 		s.timings.ConvergedMs = s.sinceStart()
@@ -106,7 +110,7 @@ func (s *Supervisor) reasons() []string {
 		for _, r := range s.hostReasons(h) {
 			add("%s: %s", h.name, r)
 		}
-		if h.agent != nil {
+		if h.agent != nil && h.out == "" {
 			agents++
 			if h.agent.command == nil {
 				digest, leases = h.agent.report.Digest, h.agent.report.Leases
@@ -121,7 +125,7 @@ func (s *Supervisor) reasons() []string {
 	if agents > 0 && len(why) == 0 {
 		// Leases of real machines may be in the store as well.
 		for _, h := range s.hosts {
-			if h.agent.command == nil && h.agent.report.Digest != digest {
+			if h.out == "" && h.agent.command == nil && h.agent.report.Digest != digest {
 				add("%s: knows other leases than its peers", h.name)
 			}
 		}
@@ -140,14 +144,20 @@ func (s *Supervisor) reasons() []string {
 	return why
 }
 
-// hostReasons are why a node is not ready. The caller holds mu.
+// hostReasons are why a node is not ready. One that is stopped or dead is as it
+// was ordered to be. The caller holds mu.
 func (s *Supervisor) hostReasons(h *host) []string {
 	var why []string
-	if h.agent != nil && h.agent.command != nil {
+	if h.out == lab.Dead {
+		return nil
+	}
+	switch {
+	case h.agent == nil || h.out != "":
+	case h.agent.command != nil:
 		if r := h.agent.reason(s.dir.SubnetEnv(h.name), h.plan.NIC.Addr.Addr().String()); r != "" {
 			return []string{r}
 		}
-	} else if h.agent != nil {
+	default:
 		r := h.agent.report
 		switch {
 		case h.agent.conn == nil:

@@ -29,7 +29,7 @@ const (
 type process struct {
 	name string
 	ns   *nodes.Namespace
-	argv []string
+	argv []string // guarded by mu: etcd's changes with the lab
 	env  []string
 	log  string
 	s    *Supervisor
@@ -53,6 +53,9 @@ type process struct {
 	lastExit string
 	held     bool
 	release  chan struct{} // closed when held ends
+	grace    time.Duration // between SIGTERM and SIGKILL when keep's context ends
+	cancel   context.CancelFunc
+	done     chan struct{} // closed when keep has returned
 }
 
 // The states of a process in lab.ProcessStatus.
@@ -61,6 +64,47 @@ const (
 	waiting = "waiting"
 	stopped = "stopped"
 )
+
+// begin keeps the process running until the lab or end ends it.
+func (p *process) begin(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	p.set(func() { p.cancel, p.done = cancel, done })
+	p.s.wg.Go(func() {
+		defer close(done)
+		p.keep(ctx)
+	})
+}
+
+// end ends the process for good: by SIGKILL, or if there is a grace by SIGTERM
+// first. It returns when the process is gone, at once if it was never begun.
+func (p *process) end(grace time.Duration) {
+	p.mu.Lock()
+	p.grace = grace
+	cancel, done := p.cancel, p.done
+	p.mu.Unlock()
+	if cancel != nil {
+		cancel()
+		<-done
+	}
+}
+
+// finish is what the end of the context does to a child; gone is closed when
+// it has been waited for.
+func (p *process) finish(child *nodes.Process, gone <-chan struct{}) {
+	p.mu.Lock()
+	grace := p.grace
+	p.mu.Unlock()
+	if grace > 0 && child.SignalGroup(syscall.SIGTERM) == nil {
+		t := time.NewTimer(grace)
+		defer t.Stop()
+		select {
+		case <-gone:
+		case <-t.C:
+		}
+	}
+	child.Kill()
+}
 
 // keep starts the process and starts it again whenever it ends, until ctx does.
 func (p *process) keep(ctx context.Context) {
@@ -116,8 +160,11 @@ func (p *process) live(ctx context.Context) error {
 		return err
 	}
 	defer conn.Close()
+	p.mu.Lock()
+	argv := p.argv
+	p.mu.Unlock()
 	child, err := nodes.Start(p.ns, nodes.Command{
-		Path: "/proc/self/exe", Args: p.argv, Env: p.env, Dir: "/",
+		Path: "/proc/self/exe", Args: argv, Env: p.env, Dir: "/",
 		Stdout: log, Stderr: log, ExtraFiles: []*os.File{theirs}, Setsid: true,
 	})
 	theirs.Close()
@@ -132,7 +179,9 @@ func (p *process) live(ctx context.Context) error {
 	if p.started != nil {
 		p.started(conn)
 	}
-	stop := context.AfterFunc(ctx, child.Kill)
+	gone := make(chan struct{})
+	defer close(gone)
+	stop := context.AfterFunc(ctx, func() { p.finish(child, gone) })
 	defer stop()
 	// The stream ends with the process, whose end of it is the only one.
 	streamErr := p.message(conn)
@@ -170,7 +219,9 @@ func (p *process) liveAlone(ctx context.Context, log *os.File) error {
 	}
 	p.set(func() { p.state, p.pid = running, pid })
 	p.started(nil)
-	stop := context.AfterFunc(ctx, child.Kill)
+	gone := make(chan struct{})
+	defer close(gone)
+	stop := context.AfterFunc(ctx, func() { p.finish(child, gone) })
 	defer stop()
 	state, err := child.WaitGroup()
 	p.set(func() { p.state, p.pid = waiting, 0 })

@@ -56,7 +56,7 @@ func (s *Supervisor) answer(ctx context.Context, c *rpc.Conn) {
 		s.askTraffic(ctx)
 		err = c.Send(lab.Response{Status: s.status()})
 	case r.Plan != nil:
-		err = c.Send(lab.Response{Plan: s.plan})
+		err = c.Send(lab.Response{Plan: s.current()})
 	case r.Watch != nil:
 		s.watch(c)
 	case r.Exec != nil:
@@ -66,6 +66,11 @@ func (s *Supervisor) answer(ctx context.Context, c *rpc.Conn) {
 	case r.Fault != nil:
 		if err = s.fault(*r.Fault); err == nil {
 			err = c.Send(lab.Response{})
+		}
+	case r.Node != nil:
+		var result *lab.NodeResult
+		if result, err = s.node(ctx, c, *r.Node); err == nil {
+			err = c.Send(lab.Response{Node: result})
 		}
 	default:
 		err = errors.New("request: not known to this labctl; is the lab from another version?")
@@ -153,6 +158,12 @@ func (s *Supervisor) endpoint(name string) (*endpoint, error) {
 	if e, ok := s.endpoints[name]; ok {
 		return e, nil
 	}
+	for _, h := range s.hosts {
+		if h.out == lab.Dead && h.has(name) {
+			return nil, &lab.Failure{Kind: lab.Failed, Err: fmt.Errorf("%s: not there: %s was killed", name, h.name),
+				Cure: "labctl node start " + h.name}
+		}
+	}
 	var names []string
 	for n := range s.endpoints {
 		names = append(names, n)
@@ -179,7 +190,8 @@ func (s *Supervisor) fault(r lab.FaultRequest) error {
 		}
 	}
 	for n := range want {
-		return &lab.Failure{Kind: lab.Usage, Err: fmt.Errorf("%s: no such node in lab %s", n, s.plan.Name), Cure: "labctl status shows the nodes"}
+		_, err := s.plan.FindNode(n)
+		return err
 	}
 	for _, h := range chosen {
 		h.held = r.Hold

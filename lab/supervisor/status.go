@@ -63,9 +63,13 @@ func (s *Supervisor) hostStatus(h *host) lab.NodeStatus {
 			n.Problems = append(n.Problems, r.Err)
 		}
 	}
-	collect(h.endpoint)
+	if h.out != lab.Dead {
+		collect(h.endpoint)
+	}
 	for _, c := range h.containers {
-		collect(c.endpoint)
+		if h.out != lab.Dead {
+			collect(c.endpoint)
+		}
 		cs := lab.ContainerStatus{Name: c.plan.Name, Netns: c.plan.Netns}
 		if c.addr.IsValid() {
 			cs.IP = c.addr.Addr().String()
@@ -89,9 +93,11 @@ func (s *Supervisor) hostStatus(h *host) lab.NodeStatus {
 		n.Problems = append(n.Problems, r.Problems...)
 	}
 	switch {
+	case h.out != "":
+		n.State = h.out
 	case h.held:
 		n.State = lab.Held
-	case len(n.Reasons) > 0 && !s.verified:
+	case len(n.Reasons) > 0 && !h.settled:
 		n.State = lab.Starting
 	case len(n.Reasons) > 0 || len(n.Drift) > 0:
 		n.State = lab.Degraded

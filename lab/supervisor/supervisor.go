@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -19,22 +18,23 @@ import (
 
 	"golang.org/x/sys/unix"
 	"labctl/lab"
-	"labctl/nodes"
 )
 
 // Supervisor is one running lab.
 type Supervisor struct {
 	dir      lab.Dir
-	plan     *lab.Plan
 	from     time.Time // when the command that asked for the lab was started
 	hostProc *os.File
 	log      *slog.Logger
-	web      *http.Server   // what the internet and serving containers answer with
 	wg       sync.WaitGroup // reconcilers and processes
 	watching sync.WaitGroup // connections that watch
 	outside  *outside       // agents that do not report
 
+	changing sync.Mutex // held by the one node command that changes the lab
+
 	mu        sync.Mutex // guards all below
+	moved     *sync.Cond // on mu: what evaluate looks at may be another
+	plan      *lab.Plan  // replaced, never changed, by node commands
 	record    lab.Record
 	endpoints map[string]*endpoint
 	hosts     []*host
@@ -82,6 +82,7 @@ func Supervise(dir lab.Dir, started string) error {
 		changed:   make(chan struct{}, 1),
 		answered:  make(chan struct{}),
 	}
+	s.moved = sync.NewCond(&s.mu)
 	b, err := os.ReadFile(dir.Plan())
 	if err != nil {
 		return err
@@ -91,7 +92,6 @@ func Supervise(dir lab.Dir, started string) error {
 	}
 	// Commands may ask from now on; they are told how far it is.
 	go s.serve(ctx, l.(*net.UnixListener))
-	s.startWeb()
 	if err := s.build(ctx); err != nil {
 		s.fail(err)
 		return err
@@ -248,11 +248,4 @@ func readlinkAt(dir *os.File, path string) (string, error) {
 		return "", &os.PathError{Op: "readlinkat", Path: path, Err: err}
 	}
 	return string(b[:n]), nil
-}
-
-// endpoint is one network namespace and what the supervisor keeps in it.
-type endpoint struct {
-	name       string
-	ns         *nodes.Namespace
-	reconciler *nodes.Reconciler
 }

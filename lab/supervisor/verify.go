@@ -49,7 +49,7 @@ func (s *Supervisor) verify(ctx context.Context) {
 func (s *Supervisor) verifyPair() (from *endpoint, to netip.Addr, name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var last *host
+	var last *host // nobody is stopped or dead yet
 	for _, h := range s.hosts {
 		if last == nil {
 			last = h

@@ -7,10 +7,10 @@ import (
 	"time"
 )
 
-// startWeb prepares the server behind every port that endpoints serve: it says
-// whom it sees, which is how NAT shows.
-func (s *Supervisor) startWeb() {
-	s.web = &http.Server{
+// newWeb is the server behind the ports that an endpoint serves: it says whom
+// it sees, which is how NAT shows.
+func newWeb() *http.Server {
+	return &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			host, _, err := net.SplitHostPort(r.RemoteAddr)
 			if err != nil {

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"sync"
 
 	"labctl/backends"
@@ -56,7 +57,7 @@ func (s *Supervisor) nic(st *nodes.State, n lab.NICPlan) error {
 	}
 	st.Links = append(st.Links, nodes.Veth{
 		LinkAttrs:     nodes.LinkAttrs{Name: n.Name, MTU: n.MTU, MAC: mac, NoOffload: !n.Offload},
-		PeerNamespace: s.endpoints[n.Segment].ns,
+		PeerNamespace: s.at(n.Segment).ns,
 		PeerName:      n.Port,
 		PeerMTU:       n.MTU,
 	})
@@ -88,10 +89,11 @@ func nics(p *lab.Plan) map[string][]lab.NICPlan {
 // staticNeighbours are the underlay neighbours of an endpoint, where the plan
 // wants them set beforehand.
 func (s *Supervisor) staticNeighbours(st *nodes.State, self string) error {
-	if !s.plan.Neighbours.Static {
+	plan := s.current()
+	if !plan.Neighbours.Static {
 		return nil
 	}
-	all := nics(s.plan)
+	all := nics(plan)
 	for _, mine := range all[self] {
 		for name, theirs := range all {
 			if name == self {
@@ -112,19 +114,24 @@ func (s *Supervisor) staticNeighbours(st *nodes.State, self string) error {
 	return nil
 }
 
-// segmentState is a switch with a port for every interface on the segment.
+// segmentState is a switch with a port for every interface on the segment that
+// has power.
 func (s *Supervisor) segmentState(p lab.SegmentPlan) nodes.State {
 	st := nodes.State{Sysctls: forwarding(false)}
 	// Frames that a bridge switches must not pass a firewall (bridge-nf is 1
 	// by default where br_netfilter is loaded).
 	for _, f := range []string{"arptables", "ip6tables", "iptables"} {
 		key := "net/bridge/bridge-nf-call-" + f
-		if s.endpoints[p.Name].ns.Do(func() error { _, err := os.Stat("/proc/sys/" + key); return err }) == nil {
+		if s.at(p.Name).ns.Do(func() error { _, err := os.Stat("/proc/sys/" + key); return err }) == nil {
 			st.Sysctls = append(st.Sysctls, nodes.Sysctl{Key: key, Value: "0"})
 		}
 	}
 	st.Links = append(st.Links, nodes.Bridge{LinkAttrs: nodes.LinkAttrs{Name: segmentBridge, MTU: p.MTU}})
-	for _, ns := range nics(s.plan) {
+	dead := s.dead()
+	for name, ns := range nics(s.current()) {
+		if dead[name] {
+			continue
+		}
 		for _, n := range ns {
 			if n.Segment == p.Name {
 				st.Links = append(st.Links, nodes.Port{LinkAttrs: nodes.LinkAttrs{Name: n.Port, MTU: n.MTU, Master: segmentBridge, NoOffload: !n.Offload}})
@@ -141,7 +148,7 @@ func (s *Supervisor) routerState(p lab.RouterPlan) (nodes.State, error) {
 			return st, err
 		}
 	}
-	if i := s.plan.Internet; i != nil && i.Router == p.Name {
+	if i := s.current().Internet; i != nil && i.Router == p.Name {
 		st.Links = append(st.Links, nodes.Port{LinkAttrs: nodes.LinkAttrs{Name: internetPort}})
 		st.Addrs = append(st.Addrs, nodes.Addr{Dev: internetPort, Prefix: i.RouterAddr})
 	}
@@ -156,7 +163,7 @@ func (s *Supervisor) internetState(p *lab.InternetPlan) nodes.State {
 	st := nodes.State{Sysctls: forwarding(false)}
 	st.Links = append(st.Links, nodes.Veth{
 		LinkAttrs:     nodes.LinkAttrs{Name: "eth0"},
-		PeerNamespace: s.endpoints[p.Router].ns,
+		PeerNamespace: s.at(p.Router).ns,
 		PeerName:      internetPort,
 	})
 	st.Addrs = append(st.Addrs, nodes.Addr{Dev: "eth0", Prefix: p.Addr})
@@ -252,7 +259,8 @@ type host struct {
 	plan       lab.NodePlan
 	containers []*container
 	agent      *agentProcess // nil in a lab without agents
-	wiring     sync.Mutex    // held while containers are made or get other addresses
+	wiring     sync.Mutex    // held while containers are made, get other addresses or go
+	closed     bool          // guarded by wiring: the namespaces are gone
 
 	// Guarded by Supervisor.mu.
 	gateway netip.Prefix // the bridge's address; invalid until the subnet is known
@@ -260,6 +268,22 @@ type host struct {
 	wired   bool
 	wireErr string
 	held    bool
+	settled bool      // has been as it should be since its agent was started
+	out     lab.State // Stopped or Dead by order, else ""
+}
+
+// newHost is a node of the plan whose namespaces are open.
+func (s *Supervisor) newHost(p lab.NodePlan) *host {
+	h := &host{endpoint: s.at(p.Name), plan: p, mtu: p.MTU}
+	for _, c := range p.Containers {
+		h.containers = append(h.containers, &container{endpoint: s.at(p.Name + "." + c.Name), plan: c})
+	}
+	return h
+}
+
+// has says whether an endpoint is the node or one of its containers.
+func (h *host) has(name string) bool {
+	return name == h.plan.Name || strings.HasPrefix(name, h.plan.Name+".")
 }
 
 type container struct {
