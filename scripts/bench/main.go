@@ -3,8 +3,8 @@
 //	go run ./scripts/bench -labctl bin/labctl
 //
 // and with -backends how fast packets go by each backend. It prints the times of a 3-node lab beside mininet's of a 3-host network
-// without overlay or store, rounds interleaved, and then how labs grow from 3
-// to 100 nodes. Everything it starts it takes down again.
+// without overlay or store, rounds interleaved, then those of nodes that come
+// and go (with -nodes only these), and then how labs grow from 3 to 100 nodes. Everything it starts it takes down again.
 package main
 
 import (
@@ -36,6 +36,7 @@ func main() {
 	flag.IntVar(&b.rounds, "rounds", 10, "rounds of the 3-node lab and of mininet")
 	flag.IntVar(&b.growth, "growth", 5, "rounds of each size")
 	sizes := flag.String("sizes", "3,20,50,100", "nodes of the growing lab")
+	onlyNodes := flag.Bool("nodes", false, "only nodes that come and go")
 	var bb backends
 	compare := flag.Bool("backends", false, "compare backends instead")
 	flag.IntVar(&bb.rounds, "backend-rounds", 8, "rounds of each backend")
@@ -46,6 +47,17 @@ func main() {
 		var err error
 		if bb.labctl, err = filepath.Abs(b.labctl); err == nil {
 			err = bb.run(ctx)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	if *onlyNodes {
+		var err error
+		if b.labctl, err = filepath.Abs(b.labctl); err == nil {
+			err = b.nodes(ctx)
 		}
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", err)
@@ -143,6 +155,10 @@ func (b *bench) run(ctx context.Context) error {
 			ratios = append(ratios, both(s)/theirs[i])
 		}
 		fmt.Printf("  %-24s %.2f  goal below 1\n", "ratio, median of pairs", median(ratios))
+	}
+
+	if err := b.nodes(ctx); err != nil {
+		return err
 	}
 
 	fmt.Printf("\ngrowth: one container a node, one segment; median of %d rounds, sizes in turn\n", b.growth)
