@@ -1,0 +1,114 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"labctl/lab"
+)
+
+// await waits in the background until done, which is called with mu held, says
+// that the others know of the change.
+func (n *nodeChange) await(done func() bool) {
+	n.waited = make(chan error, 1)
+	go func() { n.waited <- n.wait(done) }()
+	n.poke()
+}
+
+func (n *nodeChange) wait(done func() bool) error {
+	defer context.AfterFunc(n.patience, func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.moved.Broadcast()
+	})()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for !done() {
+		if n.patience.Err() != nil {
+			return n.late()
+		}
+		n.moved.Wait()
+	}
+	n.res.ConvergedMs = n.since()
+	return nil
+}
+
+// late says what is missing. The caller holds mu.
+func (n *nodeChange) late() error {
+	if !errors.Is(n.patience.Err(), context.DeadlineExceeded) {
+		return &lab.Failure{Kind: lab.Interrupted, Err: fmt.Errorf("%s: interrupted", n.r.Node)}
+	}
+	err := fmt.Errorf("%s: node %s is done, but after %v not all others know", n.r.Node, n.r.Action, n.r.Timeout)
+	for _, r := range n.reasons() {
+		err = fmt.Errorf("%w; %s", err, r)
+	}
+	return &lab.Failure{Kind: lab.TimedOut, Err: err, Cure: "labctl status tells what is missing; --timeout gives it longer"}
+}
+
+// since is a time for the result.
+func (n *nodeChange) since() int64 { return max(time.Since(n.r.From).Milliseconds(), 1) }
+
+// joined says whether a node has all that it needs and every other one knows
+// it. The caller holds mu.
+func (n *nodeChange) joined(h *host) bool {
+	if len(n.hostReasons(h)) > 0 {
+		return false
+	}
+	if h.agent == nil {
+		return true
+	}
+	r := h.agent.report
+	if n.res.LeaseMs == 0 && r.Subnet.IsValid() {
+		n.res.LeaseMs = n.since()
+	}
+	if h.held {
+		return true // and knows nobody until it is released
+	}
+	for _, o := range n.hosts {
+		if n.follows(o) && o != h && o.agent.report.Digest != r.Digest {
+			return false
+		}
+	}
+	return r.Digest != ""
+}
+
+// left says whether all agents have come as far as a revision of the store.
+// The caller holds mu.
+func (n *nodeChange) left(revision int64) bool {
+	for _, o := range n.hosts {
+		if n.follows(o) && o.agent.report.Revision < revision {
+			return false
+		}
+	}
+	return true
+}
+
+// follows says whether a node has an agent that keeps its routes in step with
+// the store. The caller holds mu.
+func (s *Supervisor) follows(h *host) bool {
+	return h.agent != nil && h.out == "" && !h.held
+}
+
+// describe fills in the rest of the result. The caller holds mu.
+func (n *nodeChange) describe() {
+	n.res.DoneMs = n.since()
+	n.res.State, n.res.Lease = lab.Gone, lab.NoLease
+	for _, o := range n.hosts {
+		if o.plan.Name != n.r.Node {
+			if n.follows(o) {
+				n.res.Others++
+			}
+			continue
+		}
+		st := n.hostStatus(o)
+		n.res.State = st.State
+		if len(st.Subnets) > 0 {
+			n.res.Subnet = st.Subnets[0]
+		}
+		if n.res.Lease = o.plan.LeaseKind(); n.res.Lease == lab.TimedLease {
+			n.res.LeaseTTLMs = time.Duration(n.plan.LeaseTTL).Milliseconds()
+		}
+	}
+}

@@ -1,0 +1,84 @@
+package supervisor
+
+import (
+	"net/netip"
+	"os"
+	"testing"
+	"time"
+
+	"labctl/lab"
+	"labctl/lab/agent"
+	"labctl/lab/internal/rpc"
+	"labctl/nodes"
+)
+
+// Whom a node command waits for: those with an agent that runs and is not held.
+func TestJoinedAndLeft(t *testing.T) {
+	t.Parallel()
+	knows := agent.Report{Phase: agent.Running, Subnet: netip.MustParsePrefix("10.1.1.0/24"), Digest: "all", Revision: 7}
+	behind := knows
+	behind.Digest, behind.Revision = "others", 6
+	silent := agent.Report{}
+	type other struct {
+		report agent.Report
+		out    lab.State
+		held   bool
+	}
+	for _, c := range []struct {
+		name         string
+		self         agent.Report
+		selfHeld     bool
+		others       []other
+		joined, left bool
+	}{
+		{"all know", knows, false, []other{{report: knows}, {report: knows}}, true, true},
+		{"one is behind", knows, false, []other{{report: knows}, {report: behind}}, false, false},
+		{"one has not said anything", knows, false, []other{{report: silent}}, false, false},
+		{"one that is stopped does not count", knows, false, []other{{report: silent, out: lab.Stopped}, {report: knows}}, true, true},
+		{"nor one that is dead", knows, false, []other{{report: silent, out: lab.Dead}}, true, true},
+		{"nor one that is held", knows, false, []other{{report: behind, held: true}}, true, true},
+		{"it has no lease yet", agent.Report{Phase: agent.Acquiring}, false, nil, false, false},
+		{"it has applied nothing yet", agent.Report{Phase: agent.Running, Subnet: knows.Subnet}, false, nil, false, false},
+		{"it is held itself", agent.Report{Phase: agent.Running, Subnet: knows.Subnet}, true, []other{{report: behind}}, true, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			conn := new(rpc.Conn)
+			h := &host{wired: true, held: c.selfHeld, agent: &agentProcess{report: c.self, conn: conn}}
+			n := &nodeChange{Supervisor: &Supervisor{hosts: []*host{h}}, r: lab.NodeRequest{From: time.Now()}, res: &lab.NodeResult{}}
+			for _, o := range c.others {
+				n.hosts = append(n.hosts, &host{wired: true, out: o.out, held: o.held, agent: &agentProcess{report: o.report, conn: conn}})
+			}
+			if got := n.joined(h); got != c.joined {
+				t.Errorf("joined() = %v, want %v", got, c.joined)
+			}
+			if hasLease := n.res.LeaseMs > 0; hasLease != c.self.Subnet.IsValid() {
+				t.Errorf("LeaseMs = %d", n.res.LeaseMs)
+			}
+			if got := n.left(7); got != c.left {
+				t.Errorf("left(7) = %v, want %v", got, c.left)
+			}
+		})
+	}
+}
+
+func TestUnplugged(t *testing.T) {
+	t.Parallel()
+	st := unplugged(nodes.State{
+		Links:      []nodes.Link{nodes.Veth{LinkAttrs: nodes.LinkAttrs{Name: "eth0"}}, nodes.Bridge{LinkAttrs: nodes.LinkAttrs{Name: "cni0"}}},
+		Addrs:      []nodes.Addr{{Dev: "eth0"}, {Dev: "cni0"}},
+		Routes:     []nodes.Route{{Dev: "eth0"}, {Dev: "cni0"}},
+		Neighbours: []nodes.Neighbour{{Dev: "eth0"}},
+	}, "eth0")
+	if len(st.Links) != 1 || st.Links[0].LinkName() != "cni0" || len(st.Addrs) != 1 || len(st.Routes) != 1 || len(st.Neighbours) != 0 {
+		t.Errorf("unplugged(eth0) = %+v, want cni0 and what is on it", st)
+	}
+}
+
+func TestPidLevels(t *testing.T) {
+	t.Parallel()
+	pids, err := pidLevels("self")
+	if err != nil || len(pids) == 0 || pids[len(pids)-1] != os.Getpid() {
+		t.Errorf("pidLevels(self) = %v, %v, want %d last", pids, err, os.Getpid())
+	}
+}
