@@ -64,9 +64,9 @@ func (l *running) register(t *testing.T, h host) {
 // hostOf is a node as its peers see it.
 func hostOf(n lab.NodeStatus) host { return host{n.Subnets[0], n.PublicIP, n.VTEPMAC} }
 
-// knows waits until a node has a route, a neighbour and a forwarding entry for
+// knowsPeers waits until a node has a route, a neighbour and a forwarding entry for
 // h, and says how long that took.
-func (l *running) knows(t *testing.T, node string, h host) time.Duration {
+func (l *running) knowsPeers(t *testing.T, node string, h host) time.Duration {
 	t.Helper()
 	return eventually(t, 20*time.Second, func() error {
 		got := l.state(t, node)
@@ -172,18 +172,6 @@ func (l *running) lease(t *testing.T, subnet string) *storedLease {
 		}
 	}
 	return nil
-}
-
-// nodeStatus is the status of one node.
-func (l *running) nodeStatus(t *testing.T, name string) lab.NodeStatus {
-	t.Helper()
-	for _, n := range l.status(t).Nodes {
-		if n.Name == name {
-			return n
-		}
-	}
-	t.Fatalf("status: no node %s", name)
-	return lab.NodeStatus{}
 }
 
 // says waits until a node gives a reason with all of these words.
@@ -316,7 +304,7 @@ func TestPeerVanishesWhileAgentIsDown(t *testing.T) {
 		l.killHeld(t, "node1", "node2")
 		l.etcdctl(t, "del", leaseKey(n2.subnet))
 		l.forgets(t, "node3", n2)
-		l.knows(t, "node1", n2) // nobody has told it
+		l.knowsPeers(t, "node1", n2) // nobody has told it
 		l.release(t, "node1")
 		t.Logf("stale entries gone %v after the agent's release", l.forgets(t, "node1", n2).Round(time.Millisecond))
 
@@ -420,7 +408,7 @@ func TestVTEPMACDiffers(t *testing.T) {
 			}
 			return nil
 		})
-		l.knows(t, "node2", hostOf(n1)) // as the store says
+		l.knowsPeers(t, "node2", hostOf(n1)) // as the store says
 		if _, _, code := l.try(t, "ping", "-l", l.name, "node2.c1", "node1.c1", "-c", "1", "-W", "200ms"); code == 0 {
 			t.Error("node1 answers to a MAC that it does not have")
 		}
@@ -445,7 +433,7 @@ func TestVTEPMACDiffers(t *testing.T) {
 			return nil
 		})
 		for _, n := range []string{"node2", "node3"} {
-			l.knows(t, n, hostOf(n1))
+			l.knowsPeers(t, n, hostOf(n1))
 		}
 		l.isReady(t)
 		if got := l.deviceMAC(t, "node1"); got != n1.VTEPMAC {
@@ -474,7 +462,7 @@ func TestCompactionBehindAgent(t *testing.T) {
 		comes := host{"10.244.211.0/24", "192.168.50.211", "02:00:00:00:02:11"}
 		live := host{"10.244.212.0/24", "192.168.50.212", "02:00:00:00:02:12"}
 		l.register(t, goes)
-		l.knows(t, "node1", goes)
+		l.knowsPeers(t, "node1", goes)
 
 		agent := l.process(t, "node1")
 		resume := l.stop(t, "node1")
@@ -486,14 +474,14 @@ func TestCompactionBehindAgent(t *testing.T) {
 		if _, err := l.etcdctlTry("get", "x", "--rev", strconv.FormatInt(seen, 10)); err == nil {
 			t.Fatalf("revision %d: not compacted", seen)
 		}
-		l.knows(t, "node1", goes) // it stands still
+		l.knowsPeers(t, "node1", goes) // it stands still
 		lines, used, from := l.logLines(t, "node1"), cpuTime(t, agent.Pid), time.Now()
 		resume()
-		took := l.knows(t, "node1", comes)
+		took := l.knowsPeers(t, "node1", comes)
 		l.forgets(t, "node1", goes)
 		l.register(t, live)
-		l.knows(t, "node1", live)
-		l.knows(t, "node1", n2)
+		l.knowsPeers(t, "node1", live)
+		l.knowsPeers(t, "node1", n2)
 		lines, used = l.logLines(t, "node1")-lines, cpuTime(t, agent.Pid)-used
 		t.Logf("up to date %v after it goes on; since then %d lines logged, %v of processor time in %v", took.Round(time.Millisecond), lines, used, time.Since(from).Round(time.Millisecond))
 		if lines > 20 {
@@ -663,7 +651,7 @@ func TestPeerChangesWhileCutOff(t *testing.T) {
 		changed := host{old.subnet, "192.168.50.231", "02:00:00:00:02:31"}
 		l.register(t, old)
 		for _, n := range []string{"node1", "node2"} {
-			l.knows(t, n, old)
+			l.knowsPeers(t, n, old)
 		}
 		agent, own, whole := l.process(t, "node1"), l.lease(t, n1.Subnets[0]), l.state(t, "node1")
 		lines, used := l.logLines(t, "node1"), cpuTime(t, agent.Pid)
@@ -672,10 +660,10 @@ func TestPeerChangesWhileCutOff(t *testing.T) {
 		l.restartStore(t)
 		l.register(t, changed)
 		l.compact(t)
-		l.knows(t, "node2", changed)
-		l.knows(t, "node1", old) // it cannot know
+		l.knowsPeers(t, "node2", changed)
+		l.knowsPeers(t, "node1", old) // it cannot know
 		mend()
-		took := l.knows(t, "node1", changed)
+		took := l.knowsPeers(t, "node1", changed)
 		monitor.noneDeleted(t)
 		lines, used = l.logLines(t, "node1")-lines, cpuTime(t, agent.Pid)-used
 		t.Logf("up to date %v after the store was back; %d lines logged, %v of processor time", took.Round(time.Millisecond), lines, used)

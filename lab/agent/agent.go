@@ -109,7 +109,7 @@ func Run(ctx context.Context, c Config) error {
 		if a.control, err = rpc.FromFile(c.Control); err != nil {
 			return err
 		}
-		defer context.AfterFunc(ctx, func() { a.control.Close() })()
+		context.AfterFunc(ctx, func() { a.control.Close() }) // which ends obey
 		a.send()
 		store := make(chan struct{})
 		wg.Go(func() {

@@ -20,7 +20,7 @@ func (a *Agent) openPath(l backends.Lease) error {
 	p, err := c.Open(l, a.underlay, a.Log)
 	if err != nil {
 		err = fmt.Errorf("%s: %w", a.Node, err)
-		a.update(func(r *Report) { r.Error, r.Unsupported = err.Error(), denied(err) })
+		a.update(func(r *Report) { a.trouble, r.Unsupported = err.Error(), denied(err) })
 		if denied(err) {
 			return unsupported{err}
 		}

@@ -59,19 +59,22 @@ func (n *nodeChange) joined(h *host) bool {
 	if h.agent == nil {
 		return true
 	}
-	r := h.agent.report
-	if n.res.LeaseMs == 0 && r.Subnet.IsValid() {
+	subnet, digest := h.agent.report.Subnet, h.agent.report.Digest
+	if c := h.agent.command; c != nil {
+		subnet, digest = c.lease.Subnet, n.outside.digest
+	}
+	if n.res.LeaseMs == 0 && subnet.IsValid() {
 		n.res.LeaseMs = n.since()
 	}
 	if h.held {
 		return true // and knows nobody until it is released
 	}
 	for _, o := range n.hosts {
-		if n.follows(o) && o != h && o.agent.report.Digest != r.Digest {
+		if n.follows(o) && o != h && o.agent.report.Digest != digest {
 			return false
 		}
 	}
-	return r.Digest != ""
+	return digest != ""
 }
 
 // left says whether all agents have come as far as a revision of the store.
@@ -85,10 +88,10 @@ func (n *nodeChange) left(revision int64) bool {
 	return true
 }
 
-// follows says whether a node has an agent that keeps its routes in step with
-// the store. The caller holds mu.
+// follows says whether a node has an agent of labctl's that keeps its routes in
+// step with the store: others do not say how far they are. The caller holds mu.
 func (s *Supervisor) follows(h *host) bool {
-	return h.agent != nil && h.out == "" && !h.held
+	return h.agent != nil && h.agent.command == nil && h.out == "" && !h.held
 }
 
 // describe fills in the rest of the result. The caller holds mu.
