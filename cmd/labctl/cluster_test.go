@@ -387,7 +387,7 @@ func TestAgentOnRealCluster(t *testing.T) {
 	t.Run("a deleted key is registered again", func(t *testing.T) {
 		key := "/coreos.com/network/subnets/" + strings.TrimSuffix(addr2, "1") + "0-24"
 		c.etcdctl(t, "del", key)
-		two.says(t, `msg="lease lost" err=".*its key was deleted"`)
+		two.says(t, `msg=lease err=".*its key was deleted"`)
 		eventually(t, 10*time.Second, func() error {
 			if out := c.etcdctl(t, "get", key); !strings.Contains(out, `"192.168.50.2"`) {
 				return fmt.Errorf("%s: %q", key, out)
