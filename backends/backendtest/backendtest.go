@@ -1,5 +1,5 @@
-// Package backendtest is the conformance suite that every backend runs. Its
-// test is one line:
+// Package backendtest is the conformance suite that every backend runs: Run
+// for what it decides, RunKernel for what becomes of that on a running kernel.
 //
 //	func TestConformance(t *testing.T) {
 //		backendtest.Run(t, func(options string) backends.Backend { ... })
@@ -8,7 +8,7 @@
 // The trap: it says what all backends have in common and nothing about what
 // one of them should do; that is for its own tests.
 //
-// To add a backend: write its folder, run this suite, list it in
+// To add a backend: write its folder, run both suites, list it in
 // backends/catalogue, write its README.md with the sections of the others, and
 // add a lab to labs.
 package backendtest

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -134,12 +135,14 @@ func (h *host) start(t *testing.T, w *network) {
 	ctx, cancel := context.WithCancel(t.Context())
 	a.cancel = cancel
 	if c, ok := a.backend.(backends.Carrier); ok {
-		if err := h.ns.Do(func() (err error) {
-			a.path, err = c.Open(h.lease, h.underlay, nil)
-			return err
-		}); err != nil {
-			t.Fatalf("host%d: open: %v", h.n, err)
-		}
+		// A child that another test forks has this process's sockets until it
+		// executes its program: one that is closed may be open a moment longer.
+		nodestest.Eventually(t, time.Second, func() error {
+			return h.ns.Do(func() (err error) {
+				a.path, err = c.Open(h.lease, h.underlay, slog.New(slog.DiscardHandler))
+				return err
+			})
+		})
 		a.running.Go(func() { a.err = a.path.Run(ctx) })
 	}
 	st, _ := a.backend.Desired(h.lease, nil, h.underlay)

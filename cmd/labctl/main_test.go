@@ -22,8 +22,9 @@ import (
 // The test binary is labctl, too, when it is called so: by scripts, by tests,
 // and by itself inside labs.
 func TestMain(m *testing.M) {
-	// An agent that a lab's script starts is called by the program's path.
-	if len(os.Args) > 1 && os.Args[1] == "agent" {
+	// What a lab starts is called by the program's path; go test passes flags.
+	byPath := strings.HasSuffix(os.Args[0], ".test") || filepath.Base(os.Args[0]) == "exe"
+	if len(os.Args) > 1 && byPath && !strings.HasPrefix(os.Args[1], "-") {
 		os.Args[0] = "labctl"
 	}
 	testscript.Main(m, map[string]func(){"labctl": main, "labcheck": labcheck, "labget": labget})

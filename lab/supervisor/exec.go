@@ -58,7 +58,7 @@ func (s *Supervisor) exec(ctx context.Context, c *rpc.Conn, r lab.ExecRequest, f
 		return
 	}
 	cmd := nodes.Command{Path: path, Args: r.Argv, Dir: r.Dir, View: view,
-		Env: append(r.Env, "LABCTL_LAB="+s.dir.Name(), "LABCTL_ENDPOINT="+e.name)}
+		Env: append(r.Env, "LABCTL_LAB="+s.dir.Name(), "LABCTL_ENDPOINT="+e.name, "LABCTL="+ownProgram())}
 	if r.TTY {
 		cmd.TTY = files[0]
 	} else {
