@@ -34,19 +34,24 @@ type merger struct {
 	scratch    []byte // for one packet, once merging has failed
 }
 
-// add takes the packet slot[at:at+n]. Before at there is room for a header.
-func (m *merger) add(slot []byte, at, n int) {
+// add takes the packet slot[at:at+n]. Before at there is room for a header. It
+// says whether slot is now what it holds, and in use until flush.
+func (m *merger) add(slot []byte, at, n int) bool {
 	d := slot[at : at+n]
 	if m.count > 0 {
 		if m.open && m.follows(d) {
 			m.append(d)
-			return
+			return false
 		}
 		m.flush()
 	}
 	m.slot, m.start, m.end, m.count = slot, at, at+n, 1
 	m.open = !m.off && m.begin(d)
+	return true
 }
+
+// holds says whether what is held may be continued.
+func (m *merger) holds() bool { return m.count > 0 && m.open }
 
 // begin says whether others can be merged with d.
 func (m *merger) begin(d []byte) bool {

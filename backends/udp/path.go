@@ -25,6 +25,8 @@ type path struct {
 	socket int
 	router *router
 	wakeUp int // eventfd, readable once the path is to stop
+	// send is sendMessages, but for tests.
+	send func(fd int, msgs []message) (int, error)
 
 	table   atomic.Pointer[table]
 	stopped atomic.Bool
@@ -38,7 +40,7 @@ type path struct {
 // open opens everything that the path needs, in the network namespace of the
 // calling thread: later it can be run from any other.
 func open(c Config, local netip.Addr, log *slog.Logger) (_ *path, err error) {
-	p := &path{log: log, config: c, socket: -1, wakeUp: -1}
+	p := &path{log: log, config: c, socket: -1, wakeUp: -1, send: sendMessages}
 	defer func() {
 		if err != nil {
 			p.close()
@@ -106,6 +108,12 @@ func (p *path) Set(self backends.Lease, peers []backends.Lease) {
 func (p *path) Run(ctx context.Context) error {
 	defer p.close()
 	defer context.AfterFunc(ctx, p.stop)()
+	// While no processor of the Go scheduler's is idle, it takes the ones of
+	// threads that wait in a system call away after 20 us, and starts further
+	// threads that look for work. With two to spare it does not.
+	if n := runtime.NumCPU() + 2; runtime.GOMAXPROCS(0) < n {
+		runtime.GOMAXPROCS(n)
+	}
 	errs := make([]error, 2)
 	var wg sync.WaitGroup
 	for i, thread := range []func() error{newSender(p).run, newReceiver(p).run} {

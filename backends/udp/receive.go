@@ -13,8 +13,11 @@ const (
 	// slotSize has room for the largest message and for a header before it. It
 	// is no power of two: the beginnings of all slots, which is what small
 	// messages use, would fall on the same lines of the processor's cache.
-	slotSize = headroom + maxPacket + 4096 + 64 + 1
+	slotSize = headroom + maxPacket + tail + 64 + 1
 	headroom = 16
+	// tail is room for the data of the next message that continues what this
+	// one ends with.
+	tail = 16 << 10
 	// large is from where on a message fills the cache enough by itself.
 	large = 8 << 10
 )
@@ -28,6 +31,8 @@ type receiver struct {
 	iovs     [slots]unix.Iovec
 	names    [slots]peerAddr
 	controls [slots]control
+	first    int // slot to receive into
+	held     int // slot of what the merger holds
 	take     int // how many messages to ask for
 	most     int
 
@@ -53,44 +58,68 @@ func newReceiver(p *path) *receiver {
 }
 
 // run waits in the system call that receives: one call less than with poll.
+// Before that it looks for a while, so that the end of a message, which the
+// next may continue, can be held until there is none.
 func (r *receiver) run() error {
-	for {
-		msgs := r.msgs[:r.take]
-		for i := range msgs {
-			m := &msgs[i].Msghdr
-			m.Name, m.Namelen = (*byte)(unsafe.Pointer(&r.names[i])), unix.SizeofSockaddrInet4
-			m.Iov = &r.iovs[i]
-			m.SetIovlen(1)
-			m.Control = (*byte)(unsafe.Pointer(&r.controls[i]))
-			m.SetControllen(int(unsafe.Sizeof(r.controls[i])))
-			m.Flags = 0
+	var p patience
+	look := false // do not wait
+	for !r.stopped.Load() {
+		flags := unix.MSG_WAITFORONE
+		if look || r.m.holds() {
+			flags = unix.MSG_DONTWAIT
 		}
-		n, err := receiveMessages(r.socket, msgs)
+		r.first = 0
+		last := r.most
+		if r.m.holds() {
+			if r.first = r.held + 1; r.first == r.most {
+				r.first, last = 0, r.held
+			}
+		}
+		msgs := r.msgs[r.first:min(r.first+r.take, last)]
+		r.prepare(msgs)
+		n, err := receiveMessages(r.socket, msgs, flags)
 		r.in.calls.add(1)
-		if r.stopped.Load() {
-			return nil
-		}
 		switch err {
 		case nil:
-			r.received(msgs[:n])
-		case unix.EINTR, unix.EAGAIN:
-		case unix.ENOBUFS, unix.ENOMEM:
-			r.in.drop(truncated)
+			p.reset()
+			r.received(n)
+			look = true
+		case unix.EAGAIN:
+			r.m.flush()
+			look = p.again()
+		case unix.EINTR, unix.ENOBUFS, unix.ENOMEM:
 		default:
 			return fmt.Errorf("udp port %d: receive: %w", r.config.Port, err)
 		}
 	}
+	r.m.flush()
+	return nil
+}
+
+func (r *receiver) prepare(msgs []message) {
+	for k := range msgs {
+		i := r.first + k
+		m := &msgs[k].Msghdr
+		m.Name, m.Namelen = (*byte)(unsafe.Pointer(&r.names[i])), unix.SizeofSockaddrInet4
+		m.Iov = &r.iovs[i]
+		m.SetIovlen(1)
+		m.Control = (*byte)(unsafe.Pointer(&r.controls[i]))
+		m.SetControllen(int(unsafe.Sizeof(r.controls[i])))
+		m.Flags = 0
+	}
 }
 
 // received takes what one system call gave.
-func (r *receiver) received(msgs []message) {
+func (r *receiver) received(n int) {
 	t := r.table.Load()
 	longest := 0
-	for i := range msgs {
+	for i := r.first; i < r.first+n; i++ {
 		r.message(t, i)
-		longest = max(longest, int(msgs[i].n))
+		longest = max(longest, int(r.msgs[i].n))
 	}
-	r.m.flush()
+	if !r.m.holds() {
+		r.m.flush()
+	}
 	// One large message after the other keeps the cache hot.
 	r.take = r.most
 	if longest > large {
@@ -123,9 +152,11 @@ func (r *receiver) message(t *table, i int) {
 			r.in.drop(why)
 			continue
 		}
-		r.m.add(r.slots[i], headroom+at, n)
+		if r.m.add(r.slots[i], headroom+at, n) {
+			r.held = i
+		}
 	}
-	if length == 0 {
+	if length == 0 && !r.stopped.Load() { // shutdown looks like one
 		r.in.drop(malformed)
 	}
 }

@@ -85,10 +85,10 @@ func sendMessages(fd int, msgs []message) (int, error) {
 	return int(n), nil
 }
 
-// receiveMessages waits for the first and takes what others there are.
-func receiveMessages(fd int, msgs []message) (int, error) {
-	n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&msgs[0])), uintptr(len(msgs)),
-		unix.MSG_WAITFORONE, 0, 0)
+// receiveMessages returns how many there were. With MSG_WAITFORONE it waits for
+// the first.
+func receiveMessages(fd int, msgs []message, flags int) (int, error) {
+	n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&msgs[0])), uintptr(len(msgs)), uintptr(flags), 0, 0)
 	if errno != 0 {
 		return 0, errno
 	}
