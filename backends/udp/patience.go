@@ -11,6 +11,7 @@ import (
 // and under load the next packet is a few microseconds away. Meanwhile others
 // may run: a thread that yields takes nobody's time.
 type patience struct {
+	none  bool      // sleep at once, as flannel does
 	since time.Time // zero while there is work
 }
 
@@ -21,6 +22,9 @@ func (p *patience) reset() { p.since = time.Time{} }
 
 // again lets others run, and says whether to look once more.
 func (p *patience) again() bool {
+	if p.none {
+		return false
+	}
 	if p.since.IsZero() {
 		p.since = time.Now()
 	} else if time.Since(p.since) > patienceLimit {

@@ -36,11 +36,12 @@ type receiver struct {
 	take     int // how many messages to ask for
 	most     int
 
-	m merger
+	m        merger
+	patience patience
 }
 
 func newReceiver(p *path) *receiver {
-	r := &receiver{path: p, take: 1}
+	r := &receiver{path: p, take: 1, patience: patience{none: p.level < gso}}
 	r.m = merger{write: r.write, off: p.level < gso}
 	all := slots
 	if p.level == plain {
@@ -61,7 +62,6 @@ func newReceiver(p *path) *receiver {
 // Before that it looks for a while, so that the end of a message, which the
 // next may continue, can be held until there is none.
 func (r *receiver) run() error {
-	var p patience
 	look := false // do not wait
 	for !r.stopped.Load() {
 		flags := unix.MSG_WAITFORONE
@@ -81,12 +81,12 @@ func (r *receiver) run() error {
 		r.in.calls.add(1)
 		switch err {
 		case nil:
-			p.reset()
+			r.patience.reset()
 			r.received(n)
-			look = true
+			look = !r.patience.none
 		case unix.EAGAIN:
 			r.m.flush()
-			look = p.again()
+			look = r.patience.again()
 		case unix.EINTR, unix.ENOBUFS, unix.ENOMEM:
 		default:
 			return fmt.Errorf("udp port %d: receive: %w", r.config.Port, err)

@@ -14,33 +14,34 @@ type sender struct {
 	buf []byte // what one read gives
 	b   *batches
 	// wait is what the thread sleeps on.
-	wait [2]unix.PollFd
+	wait     [2]unix.PollFd
+	patience patience
 }
 
 func newSender(p *path) *sender {
 	return &sender{
 		path: p, buf: make([]byte, vnetLen+maxPacket), b: newBatches(p.config.Port, p.level == gso),
-		wait: [2]unix.PollFd{{Fd: int32(p.tun.fd), Events: unix.POLLIN}, {Fd: int32(p.wakeUp), Events: unix.POLLIN}},
+		patience: patience{none: p.level < gso},
+		wait:     [2]unix.PollFd{{Fd: int32(p.tun.fd), Events: unix.POLLIN}, {Fd: int32(p.wakeUp), Events: unix.POLLIN}},
 	}
 }
 
 // run reads for as long as there is something, and sends when there is not,
 // or when no more fits.
 func (s *sender) run() error {
-	var p patience
 	for !s.stopped.Load() {
 		n, err := unix.Read(s.tun.fd, s.buf)
 		s.out.calls.add(1)
 		switch {
 		case err == nil:
-			p.reset()
+			s.patience.reset()
 			s.read(s.buf[:n])
 			if s.config.Level == plain.String() {
 				s.flush()
 			}
 		case err == unix.EAGAIN:
 			s.flush()
-			if p.again() {
+			if s.patience.again() {
 				continue
 			}
 			if err := s.sleep(-1); err != nil {
