@@ -174,7 +174,7 @@ func (s *Supervisor) hostReasons(h *host) []string {
 		case r.Error != "":
 			why = append(why, "agent: "+r.Error)
 		}
-		if len(r.Drift) > 0 && h.agent.conn != nil {
+		if len(r.Drift) > 0 && h.agent.conn != nil && !h.held { // held, it is to differ
 			why = append(why, differences(len(r.Drift))+" from what the backend wants")
 		}
 	}
