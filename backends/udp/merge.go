@@ -30,7 +30,6 @@ type merger struct {
 	size       int    // of the data of each packet but the last
 	id         uint16 // IP identification of the next
 	seq        uint32 // TCP's of the next
-	sum        uint64 // of the data (TCP)
 	scratch    []byte // for one packet, once merging has failed
 }
 
@@ -51,7 +50,10 @@ func (m *merger) add(slot []byte, at, n int) bool {
 }
 
 // holds says whether what is held may be continued.
-func (m *merger) holds() bool { return m.count > 0 && m.open }
+func (m *merger) holds() bool { return m.count > 0 && m.open && m.end-m.start < nearlyAll }
+
+// nearlyAll is a length from which on little can follow: it is not waited for.
+const nearlyAll = 56 << 10
 
 // begin says whether others can be merged with d.
 func (m *merger) begin(d []byte) bool {
@@ -103,9 +105,10 @@ func (m *merger) follows(d []byte) bool {
 		if m.count == maxSegments || int(be.Uint16(d[24:])) != len(d)-ipHeader || le.Uint16(d[26:]) == 0 {
 			return false
 		}
-		return (m.count > 1 || goodUDP(m.slot[m.start:m.end])) && goodUDP(d)
+		return (m.count > 1 || goodSum(m.slot[m.start:m.end])) && goodSum(d)
 	}
-	return be.Uint32(d[24:]) == m.seq &&
+	return (m.count > 1 || goodSum(m.slot[m.start:m.end])) && goodSum(d) &&
+		be.Uint32(d[24:]) == m.seq &&
 		be.Uint32(d[28:]) == be.Uint32(h[28:]) && // acknowledgement
 		d[32] == h[32] && d[33]&^(tcpFIN|tcpPSH) == h[33] &&
 		be.Uint16(d[34:]) == be.Uint16(h[34:]) && // window
@@ -113,28 +116,15 @@ func (m *merger) follows(d []byte) bool {
 		bytes.Equal(d[40:m.headers], h[40:])
 }
 
-func goodUDP(d []byte) bool {
+// goodSum says whether TCP's or UDP's checksum is right. The kernel does not
+// look at those of merged packets again: it would have to cut them first.
+func goodSum(d []byte) bool {
 	return fold(sum(d[ipHeader:], pseudo(d, len(d)-ipHeader))) == 0xffff
-}
-
-// dataSum is the sum of a TCP packet's data, as its checksum says. Nobody reads
-// the data for it: if they do not agree, what is merged has a wrong checksum
-// as well, and the container drops it.
-func (m *merger) dataSum(d []byte) uint64 {
-	return uint64(^fold(sum(d[ipHeader:m.headers], pseudo(d, len(d)-ipHeader))))
 }
 
 func (m *merger) append(d []byte) {
 	data := d[m.headers:]
 	if m.tcp {
-		if m.count == 1 {
-			m.sum = m.dataSum(m.slot[m.start:m.end])
-		}
-		s := m.dataSum(d)
-		if (m.end-m.start-m.headers)%2 == 1 {
-			s = s>>8 | s&0xff<<8
-		}
-		m.sum += s
 		last := d[33] & (tcpFIN | tcpPSH)
 		m.slot[m.start+33] |= last
 		m.seq += uint32(len(data))
@@ -171,27 +161,22 @@ func (m *merger) finish() vnetHeader {
 	be.PutUint16(d[2:], uint16(len(d)))
 	setIPChecksum(d)
 	t := d[ipHeader:]
-	h := vnetHeader{headerLen: uint16(m.headers), size: uint16(m.size)}
+	// The kernel goes on with it whole only if the checksum is still to be
+	// computed (netif_needs_gso), for which the pseudo header's sum is there.
+	h := vnetHeader{headerLen: uint16(m.headers), size: uint16(m.size), flags: needsChecksum, csumStart: ipHeader}
 	if m.tcp {
-		h.gso = gsoTCP4
-		le.PutUint16(t[16:], 0)
-		le.PutUint16(t[16:], ^fold(sum(t[:m.headers-ipHeader], m.sum+pseudo(d, len(t)))))
-		return h
+		h.gso, h.csumOffset = gsoTCP4, 16
+	} else {
+		h.gso, h.csumOffset = gsoUDP, 6
+		be.PutUint16(t[4:], uint16(len(t)))
 	}
-	// The kernel cuts UDP only if the checksum is to be computed, for which the
-	// pseudo header's sum is there. Each packet's own was right.
-	h.gso, h.flags, h.csumStart, h.csumOffset = gsoUDP, needsChecksum, ipHeader, 6
-	be.PutUint16(t[4:], uint16(len(t)))
-	le.PutUint16(t[6:], fold(pseudo(d, len(t))))
+	le.PutUint16(t[h.csumOffset:], fold(pseudo(d, len(t))))
 	return h
 }
 
 // undo writes the packets that were merged one by one.
 func (m *merger) undo(h vnetHeader) {
 	d := m.slot[m.start:m.end]
-	if m.tcp && fold(sum(d[ipHeader:], pseudo(d, len(d)-ipHeader))) != 0xffff {
-		return // split would make it right
-	}
 	if m.scratch == nil {
 		m.scratch = make([]byte, headroom+maxPacket)
 	}

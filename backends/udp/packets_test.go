@@ -197,13 +197,14 @@ func expand(t *rapid.T, pkt []byte, count int, h vnetHeader) [][]byte {
 	if h.gso == 0 {
 		return [][]byte{append([]byte(nil), pkt...)}
 	}
-	if h.gso == gsoTCP4 {
-		c := binary.BigEndian.Uint16(pkt[36:])
-		pkt[36], pkt[37] = 0, 0
-		f := flow4{src: [4]byte(pkt[12:16]), dst: [4]byte(pkt[16:20])}
-		if want := slowSum(f.pseudo(protoTCP, len(pkt)-20), pkt[20:]); c != want && c^want != 0xffff {
-			t.Fatalf("the whole has checksum %04x, want %04x", c, want)
-		}
+	// What is still to be computed begins with the pseudo header's sum.
+	at := 36
+	if h.gso == gsoUDP {
+		at = 26
+	}
+	f := flow4{src: [4]byte(pkt[12:16]), dst: [4]byte(pkt[16:20])}
+	if c, want := binary.BigEndian.Uint16(pkt[at:]), ^slowSum(f.pseudo(pkt[9], len(pkt)-20)); h.flags != needsChecksum || c != want && c^want != 0xffff {
+		t.Fatalf("the whole has flags %d and the sum %04x, want %04x", h.flags, c, want)
 	}
 	s, ok := newSplit(append([]byte(nil), pkt...), h)
 	if !ok {

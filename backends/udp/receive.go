@@ -20,6 +20,9 @@ const (
 	tail = 16 << 10
 	// large is from where on a message fills the cache enough by itself.
 	large = 8 << 10
+	// few is how many of them to take at a time: a packet of 64 KiB comes as one
+	// and a bit.
+	few = 2
 )
 
 // receiver is the way in: from other hosts to flannel0. It belongs to one
@@ -38,10 +41,12 @@ type receiver struct {
 
 	m        merger
 	patience patience
+	wait     [2]unix.PollFd
 }
 
 func newReceiver(p *path) *receiver {
 	r := &receiver{path: p, take: 1, patience: patience{none: p.level < gso}}
+	r.wait = [2]unix.PollFd{{Fd: int32(p.socket), Events: unix.POLLIN}, {Fd: int32(p.wakeUp), Events: unix.POLLIN}}
 	r.m = merger{write: r.write, off: p.level < gso}
 	all := slots
 	if p.level == plain {
@@ -58,35 +63,40 @@ func newReceiver(p *path) *receiver {
 	return r
 }
 
-// run waits in the system call that receives: one call less than with poll.
-// Before that it looks for a while, so that the end of a message, which the
-// next may continue, can be held until there is none.
+// run receives for as long as there is something, looks again for a while, so
+// that the end of a message, which the next may continue, can be held until
+// there is none, and sleeps.
 func (r *receiver) run() error {
-	look := false // do not wait
 	for !r.stopped.Load() {
-		flags := unix.MSG_WAITFORONE
-		if look || r.m.holds() {
-			flags = unix.MSG_DONTWAIT
-		}
 		r.first = 0
 		last := r.most
-		if r.m.holds() {
+		switch {
+		case !r.m.holds():
+		case r.take == few: // two pairs in turn, which stay in the cache
+			if r.held < few {
+				r.first = few
+			}
+		default:
 			if r.first = r.held + 1; r.first == r.most {
 				r.first, last = 0, r.held
 			}
 		}
 		msgs := r.msgs[r.first:min(r.first+r.take, last)]
 		r.prepare(msgs)
-		n, err := receiveMessages(r.socket, msgs, flags)
+		n, err := receiveMessages(r.socket, msgs)
 		r.in.calls.add(1)
 		switch err {
 		case nil:
 			r.patience.reset()
 			r.received(n)
-			look = !r.patience.none
 		case unix.EAGAIN:
 			r.m.flush()
-			look = r.patience.again()
+			if !r.patience.again() {
+				if _, err := unix.Poll(r.wait[:], -1); err != nil && err != unix.EINTR {
+					return err
+				}
+				r.in.calls.add(1)
+			}
 		case unix.EINTR, unix.ENOBUFS, unix.ENOMEM:
 		default:
 			return fmt.Errorf("udp port %d: receive: %w", r.config.Port, err)
@@ -120,10 +130,9 @@ func (r *receiver) received(n int) {
 	if !r.m.holds() {
 		r.m.flush()
 	}
-	// One large message after the other keeps the cache hot.
 	r.take = r.most
 	if longest > large {
-		r.take = 1
+		r.take = min(few, r.most)
 	}
 }
 
@@ -188,7 +197,7 @@ func (r *receiver) write(slot []byte, start, end, count int, h vnetHeader) error
 		h.put(slot[start:])
 	}
 	for {
-		_, err := unix.Write(r.tun.fd, slot[start:end])
+		err := rawWrite(r.tun.fd, slot[start:end])
 		r.in.calls.add(1)
 		switch err {
 		case nil:

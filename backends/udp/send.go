@@ -30,7 +30,7 @@ func newSender(p *path) *sender {
 // or when no more fits.
 func (s *sender) run() error {
 	for !s.stopped.Load() {
-		n, err := unix.Read(s.tun.fd, s.buf)
+		n, err := rawRead(s.tun.fd, s.buf)
 		s.out.calls.add(1)
 		switch {
 		case err == nil:
@@ -145,9 +145,7 @@ func (s *sender) split(to addr, b []byte, h vnetHeader) {
 	}
 }
 
-// room is where to write a datagram. What does not fit any more with what was
-// written before waits for what comes next: two or three of the 46 packets of
-// a 64 KiB one.
+// room is where to write a datagram.
 func (s *sender) room(to addr, n int) []byte {
 	if dst := s.b.room(to, n); dst != nil {
 		return dst
@@ -162,7 +160,7 @@ func (s *sender) flush() {
 	for done := 0; done < len(msgs); {
 		n, err := s.send(s.socket, msgs[done:])
 		s.out.calls.add(1)
-		if err == unix.EINTR {
+		if err == unix.EINTR || err == unix.EAGAIN && s.sleepUntilWritable() {
 			continue
 		}
 		if err != nil {
@@ -177,6 +175,13 @@ func (s *sender) flush() {
 		done += n
 	}
 	s.b.clear()
+}
+
+// sleepUntilWritable waits until the socket takes more.
+func (s *sender) sleepUntilWritable() bool {
+	_, err := unix.Poll([]unix.PollFd{{Fd: int32(s.socket), Events: unix.POLLOUT}, s.wait[1]}, -1)
+	s.out.calls.add(1)
+	return err == nil && !s.stopped.Load() || err == unix.EINTR
 }
 
 func (s *sender) sent(packets, bytes int) {

@@ -16,7 +16,7 @@ const socketBuffer = 4 << 20
 // openSocket opens the socket that all datagrams go through, in the network
 // namespace of the calling thread. Its port is the source port, too.
 //
-// It blocks; MSG_DONTWAIT is for calls that should not.
+// It blocks where the calls do not say otherwise.
 func openSocket(local netip.AddrPort) (int, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.IPPROTO_UDP)
 	if err != nil {
@@ -75,20 +75,21 @@ type control struct {
 	_     int32
 }
 
-// sendMessages returns how many were sent. The error is about the first, when
+// sendMessages returns how many were sent. Neither it nor receiveMessages waits, so neither tells the
+// Go scheduler, whose work around a system call costs as much as a small one.
+// The error is about the first, when
 // that is 0.
 func sendMessages(fd int, msgs []message) (int, error) {
-	n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&msgs[0])), uintptr(len(msgs)), 0, 0, 0)
+	n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&msgs[0])), uintptr(len(msgs)), unix.MSG_DONTWAIT, 0, 0)
 	if errno != 0 {
 		return 0, errno
 	}
 	return int(n), nil
 }
 
-// receiveMessages returns how many there were. With MSG_WAITFORONE it waits for
-// the first.
-func receiveMessages(fd int, msgs []message, flags int) (int, error) {
-	n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&msgs[0])), uintptr(len(msgs)), uintptr(flags), 0, 0)
+// receiveMessages returns how many there were.
+func receiveMessages(fd int, msgs []message) (int, error) {
+	n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&msgs[0])), uintptr(len(msgs)), unix.MSG_DONTWAIT, 0, 0)
 	if errno != 0 {
 		return 0, errno
 	}

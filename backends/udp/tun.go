@@ -120,3 +120,20 @@ func (h vnetHeader) put(b []byte) {
 	ne.PutUint16(b[6:], h.csumStart)
 	ne.PutUint16(b[8:], h.csumOffset)
 }
+
+// rawRead and rawWrite do not tell the Go scheduler: they do not block, and
+// what it does around a system call costs as much as a small one.
+func rawRead(fd int, b []byte) (int, error) {
+	n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
+}
+
+func rawWrite(fd int, b []byte) error {
+	if _, _, errno := unix.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b))); errno != 0 {
+		return errno
+	}
+	return nil
+}
