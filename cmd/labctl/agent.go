@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -19,8 +18,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"labctl/backends"
-	"labctl/lab"
 	"labctl/lab/agent"
+	"labctl/lab/inside"
 )
 
 // flannelTTL is the life of flannel's own leases.
@@ -169,11 +168,8 @@ func fromEnvironment(s *pflag.FlagSet) error {
 }
 
 func (a *app) agent(c *cobra.Command, f *agentFlags) error {
-	control := os.Getenv(agent.ControlFD)
-	if control == "" { // a lab's agents are told everything; what the user's shell has is not for them
-		if err := fromEnvironment(c.Flags()); err != nil {
-			return err
-		}
+	if err := fromEnvironment(c.Flags()); err != nil {
+		return err
 	}
 	conf, err := f.config()
 	if err != nil {
@@ -183,36 +179,9 @@ func (a *app) agent(c *cobra.Command, f *agentFlags) error {
 	if err := f.ignored(c.Flags(), conf.Log); err != nil {
 		return err
 	}
-	if control != "" {
-		n, err := strconv.Atoi(control)
-		if err != nil {
-			return fmt.Errorf("%s: %w", agent.ControlFD, err)
-		}
-		conf.Control = os.NewFile(uintptr(n), "control")
-	}
 	ctx, stop := signal.NotifyContext(c.Context(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	return agentError(agent.Run(ctx, conf))
-}
-
-// agentError gives what can be mended its cure.
-func agentError(err error) error {
-	if errors.Is(err, context.Canceled) {
-		return nil
-	}
-	if errors.Is(err, agent.ErrUnsupported) {
-		return &lab.Failure{Kind: lab.Unable, Err: err, Cure: "labctl doctor says what this machine can run, and what to mend"}
-	}
-	if errors.Is(err, syscall.EPERM) {
-		return &lab.Failure{Kind: lab.Unable, Err: err, Cure: "run it as root, or with CAP_NET_ADMIN; labctl up runs a whole network without either"}
-	}
-	if e, ok := errors.AsType[*agent.ChoiceError](err); ok {
-		return &lab.Failure{Kind: lab.Failed, Err: err, Cure: e.Cure}
-	}
-	if e, ok := errors.AsType[*backends.AccessError](err); ok {
-		return usage(err, e.Cure)
-	}
-	return err
+	return inside.AgentFailure(agent.Run(ctx, conf))
 }
 
 // config checks the flags.

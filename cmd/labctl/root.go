@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 	"labctl/lab"
+	"labctl/lab/inside"
 )
 
 // env is the world that a command runs in.
@@ -40,6 +41,9 @@ func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)
 
 // run is the whole program; it returns the exit status.
 func run(e env) int {
+	if code, ran := inside.Run(e.args, e.stdout, e.stderr); ran {
+		return code
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	a := &app{env: e}
@@ -79,11 +83,7 @@ func (a *app) report(err error) int {
 		fmt.Fprintln(a.stderr, fe.Excerpt())
 		return 2
 	}
-	fmt.Fprintf(a.stderr, "labctl: %v\n", err)
-	if f, ok := errors.AsType[*lab.Failure](err); ok && f.Cure != "" {
-		fmt.Fprintf(a.stderr, "  cure: %s\n", f.Cure)
-	}
-	return lab.ExitCode(err)
+	return inside.Report(err, a.stderr)
 }
 
 func (a *app) rootCommand() *cobra.Command {
@@ -132,7 +132,6 @@ tools what happens. It needs no containers, no daemon, and no root.`,
 	group("help", a.doctorCommand(), a.versionCommand(), a.completionCommand())
 	root.SetHelpCommand(helpCommand())
 	root.SetHelpCommandGroupID("help")
-	root.AddCommand(a.insideCommands()...)
 	return root
 }
 

@@ -5,7 +5,7 @@
 // serves one unix socket. labctl's own agents report to it; of any other program
 // in an agent's place it sees the lease and the subnet.env.
 //
-// Only cmd/labctl calls it, when the binary is executed again as __init or
+// Only lab/inside calls it, when the binary is executed again as __init or
 // __supervise. Commands talk to it through lab.Client.
 //
 // The trap: the supervisor's own network namespace is an empty one. Whatever
