@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 )
 
 // CheckSpec is one assertion on the running lab. Exactly one of the kinds is
@@ -14,6 +15,8 @@ type CheckSpec struct {
 	Name string `yaml:"name,omitempty"`
 	// Claim is the claim of the source material that the check shows, D2.
 	Claim string `yaml:"claim,omitempty"`
+	// AnyBackend says that the check holds whatever the backend. With labctl test --backend only such checks run.
+	AnyBackend bool `yaml:"anyBackend,omitempty"`
 	// Ping sends ICMP echo requests: all (every endpoint to every other), or from one endpoint to another or to an address.
 	Ping *PingCheck `yaml:"ping,omitempty"`
 	// Command runs a command inside an endpoint; its standard output must match.
@@ -28,6 +31,10 @@ type CheckSpec struct {
 	Store *StoreCheck `yaml:"store,omitempty"`
 	// Calls counts the system calls that an agent makes for a packet that it carries itself (backend udp).
 	Calls *CallsCheck `yaml:"calls,omitempty"`
+	// Converged says how soon every node had to know every other.
+	Converged *ConvergedCheck `yaml:"converged,omitempty"`
+	// Kill ends a node's agent, and looks whether packets still pass; then the agent comes back.
+	Kill *KillCheck `yaml:"kill,omitempty"`
 }
 
 // PingCheck is `ping: all` or `ping: {from, to, ...}`.
@@ -118,6 +125,25 @@ type CallsCheck struct {
 	Most float64 `yaml:"most,omitempty" jsonschema:"minimum=0"`
 }
 
+// ConvergedCheck bounds the time from the begin of up until every node knew
+// every other.
+type ConvergedCheck struct {
+	// Within is how long it may take, 5s.
+	Within time.Duration `yaml:"within,omitempty" jsonschema:"required"`
+}
+
+// KillCheck ends an agent and sends packets.
+type KillCheck struct {
+	// Agent is the node whose agent is killed, with SIGKILL.
+	Agent string `yaml:"agent,omitempty" jsonschema:"required"`
+	// From is the endpoint that sends while there is no agent.
+	From string `yaml:"from,omitempty" jsonschema:"required"`
+	// To is an endpoint, an address or a placeholder.
+	To string `yaml:"to,omitempty" jsonschema:"required"`
+	// Expect is ok (answers come, the default) or fail (none does).
+	Expect Expect `yaml:"expect,omitempty" jsonschema:"enum=ok,enum=fail"`
+}
+
 // Expect is what a check's packets should come to; the zero value is ExpectOK.
 type Expect string
 
@@ -143,6 +169,7 @@ func (c CheckSpec) kinds() []string {
 	}{
 		{c.Ping != nil, "ping"}, {c.Command != nil, "command"}, {c.HTTP != nil, "http"},
 		{c.Count != nil, "count"}, {c.MTU != nil, "mtu"}, {c.Store != nil, "store"}, {c.Calls != nil, "calls"},
+		{c.Converged != nil, "converged"}, {c.Kill != nil, "kill"},
 	} {
 		if k.set {
 			kinds = append(kinds, k.name)
@@ -178,6 +205,10 @@ func (c CheckSpec) Title() string {
 		return "store " + c.Store.Prefix
 	case c.Calls != nil:
 		return "system calls a packet, " + c.Calls.From + " -> " + c.Calls.To
+	case c.Converged != nil:
+		return fmt.Sprintf("converged within %v", c.Converged.Within)
+	case c.Kill != nil:
+		return "ping " + c.Kill.From + " -> " + c.Kill.To + unlessOK(c.Kill.Expect) + " without an agent on " + c.Kill.Agent
 	}
 	return "check"
 }

@@ -24,6 +24,9 @@ type UpOptions struct {
 	From time.Time // when the command started; timings count from here
 	// OnEvent is called with each event while the lab is built.
 	OnEvent func(Event)
+	// BeforeRemoval is called when the build failed, before what was made is
+	// removed: its logs are there still, and perhaps its supervisor. It may be nil.
+	BeforeRemoval func(d Dir, why error)
 }
 
 // killTimeout is how long the end of all processes of a lab may take.
@@ -209,6 +212,9 @@ func start(ctx context.Context, d Dir, o UpOptions, lock *os.File) (*Status, err
 		case <-exited:
 		case <-time.After(time.Second):
 		}
+	}
+	if err != nil && o.BeforeRemoval != nil {
+		o.BeforeRemoval(d, err)
 	}
 	if err != nil {
 		// The record may not be there yet; the process is ours.

@@ -33,7 +33,7 @@ func (c checkScope) problem(key, message, hint string) {
 }
 
 func (v *validator) check(c checkScope, spec CheckSpec) {
-	const kinds = "ping, command, http, count, mtu, store, calls"
+	const kinds = "ping, command, http, count, mtu, store, calls, converged, kill"
 	switch found := spec.kinds(); {
 	case len(found) == 0:
 		if !v.bad(c.path) {
@@ -98,6 +98,23 @@ func (v *validator) check(c checkScope, spec CheckSpec) {
 			c.problem("calls.most", fmt.Sprintf("no number is between %v and %v", p.Least, p.Most), "most: 0.5")
 		}
 	}
+	if p := spec.Converged; p != nil {
+		switch {
+		case p.Within == 0:
+			c.missing("converged.within", "within: 5s")
+		case p.Within < 0:
+			c.problem("converged.within", fmt.Sprintf("%v is less than nothing", p.Within), "within: 5s")
+		}
+	}
+	if p := spec.Kill; p != nil {
+		c.node("kill.agent", p.Agent)
+		c.endpoint("kill.from", p.From)
+		c.target("kill.to", p.To)
+		c.expect("kill.expect", p.Expect)
+		if !v.hasNetwork() && !v.bad("network") {
+			c.problem("kill", "a lab without network has no agents", "")
+		}
+	}
 	if p := spec.Store; p != nil {
 		if !v.hasNetwork() && !v.bad("network") {
 			c.problem("store", "a lab without network has no store", "")
@@ -113,12 +130,7 @@ func (v *validator) check(c checkScope, spec CheckSpec) {
 }
 
 func (c checkScope) count(p *CountCheck) {
-	switch {
-	case p.In == "":
-		c.missing("count.in", "in: "+c.someNode())
-	case c.names[p.In] != "node":
-		c.problem("count.in", fmt.Sprintf("%s is not a node", quote(p.In)), choose(p.In, c.nodeNames()))
-	}
+	c.node("count.in", p.In)
 	switch {
 	case p.Dev == "":
 		c.missing("count.dev", "dev: flannel.1")
@@ -131,6 +143,16 @@ func (c checkScope) count(p *CountCheck) {
 	c.natural("count.routes", p.Routes)
 	c.natural("count.neighbours", p.Neighbours)
 	c.natural("count.fdb", p.FDB)
+}
+
+// node checks a reference to a host.
+func (c checkScope) node(key, ref string) {
+	switch {
+	case ref == "":
+		c.missing(key, key[strings.LastIndexByte(key, '.')+1:]+": "+c.someNode())
+	case c.names[ref] != "node":
+		c.problem(key, fmt.Sprintf("%s is not a node", quote(ref)), choose(ref, c.nodeNames()))
+	}
 }
 
 func (c checkScope) natural(key string, n *int) {

@@ -10,15 +10,32 @@ import (
 	"labctl/lab"
 )
 
+// Outcome is how a check ended.
+type Outcome string
+
+// The outcomes of a check.
+const (
+	Passed Outcome = "passed"
+	Failed Outcome = "failed"
+	Cannot Outcome = "cannot"   // this machine, or this user, cannot run it; Found says why
+	Left   Outcome = "left out" // it says nothing of the lab as it was brought up; Found says why
+)
+
 // Result is what became of a check.
 type Result struct {
-	Title    string        `json:"title"`
-	Claim    string        `json:"claim,omitempty"`
-	OK       bool          `json:"ok"`
-	Expected string        `json:"expected"`
-	Found    string        `json:"found"`
-	Took     time.Duration `json:"took"`
+	Title    string  `json:"title"`
+	Claim    string  `json:"claim,omitempty"`
+	Outcome  Outcome `json:"outcome"`
+	Expected string  `json:"expected"`
+	Found    string  `json:"found"`
+	TookMs   float64 `json:"tookMs"`
 }
+
+// Line is the check's claim and title.
+func (r Result) Line() string { return strings.TrimSpace(r.Claim + " " + r.Title) }
+
+// Millis is a duration as results have it, with three digits behind the point.
+func Millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // patience is how long a check is tried again.
 const patience = 5 * time.Second
@@ -48,34 +65,52 @@ type failure struct{ expected, found string }
 
 func (f *failure) Error() string { return "found " + f.found + ", want " + f.expected }
 
-// Run runs one check. A check that cannot be run at all has failed, too.
+// unableError says what a check misses on this machine.
+type unableError struct{ why string }
+
+func (e *unableError) Error() string { return e.why }
+
+// Run runs one check. One that goes wrong in the middle has failed, too.
 func (r *Runner) Run(ctx context.Context, c lab.CheckSpec) Result {
 	from := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	var expected string
-	var err error
+	expected, err := r.until(ctx, c)
+	res := Result{Title: c.Title(), Claim: c.Claim, Outcome: Passed, Expected: expected, Found: "as expected", TookMs: Millis(time.Since(from))}
+	if err == nil {
+		return res
+	}
+	res.Outcome, res.Found = Failed, err.Error()
+	if f, ok := errors.AsType[*failure](err); ok {
+		res.Expected, res.Found = f.expected, f.found
+	} else if _, ok := errors.AsType[*unableError](err); ok {
+		res.Outcome = Cannot
+	}
+	return res
+}
+
+// until tries a check until it holds or ctx ends.
+func (r *Runner) until(ctx context.Context, c lab.CheckSpec) (expected string, err error) {
 	for {
 		expected, err = r.try(ctx, c)
-		if err == nil || expectsFailure(c) {
-			break
+		if _, unable := errors.AsType[*unableError](err); err == nil || unable || once(c) {
+			return expected, err
 		}
 		t := time.NewTimer(100 * time.Millisecond)
 		select {
 		case <-t.C:
-			continue
 		case <-ctx.Done():
 			t.Stop()
+			return expected, err
 		}
-		break
 	}
-	res := Result{Title: c.Title(), Claim: c.Claim, OK: err == nil, Expected: expected, Found: "as expected", Took: time.Since(from)}
-	if f, ok := errors.AsType[*failure](err); ok {
-		res.Expected, res.Found = f.expected, f.found
-	} else if err != nil {
-		res.Found = err.Error()
-	}
-	return res
+}
+
+// once says whether a check that does not hold is not tried again: waiting
+// would only help one that expects a failure, and what was measured or done
+// once is not made better by doing it again.
+func once(c lab.CheckSpec) bool {
+	return expectsFailure(c) || c.Converged != nil || c.Kill != nil
 }
 
 func expectsFailure(c lab.CheckSpec) bool {
@@ -101,6 +136,10 @@ func (r *Runner) try(ctx context.Context, c lab.CheckSpec) (expected string, err
 		return r.store(ctx, *c.Store)
 	case c.Calls != nil:
 		return r.calls(ctx, *c.Calls)
+	case c.Converged != nil:
+		return r.converged(*c.Converged)
+	case c.Kill != nil:
+		return r.kill(ctx, *c.Kill)
 	}
 	return "", errors.New("check: of no kind that this labctl knows")
 }

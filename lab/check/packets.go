@@ -186,7 +186,7 @@ func (r *Runner) http(ctx context.Context, c lab.HTTPCheck) (string, error) {
 		return expected, err
 	}
 	if !re.MatchString(body) {
-		return expected, &failure{"an answer like " + re.String(), fmt.Sprintf("%q", body)}
+		return expected, &failure{"an answer like " + expression(re), fmt.Sprintf("%q", body)}
 	}
 	return expected, nil
 }
