@@ -2,6 +2,9 @@ package lab
 
 import (
 	"fmt"
+	"os"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,6 +16,17 @@ const (
 	filesOfItsOwn     = 64
 	filesOfEtcd       = 200 // etcd refuses to start with 150 or fewer
 )
+
+// ThisMachine reads what plans depend on.
+func ThisMachine() Machine {
+	m := Machine{GCThresh3: 1024} // the kernel's default, where it cannot be read
+	if b, err := os.ReadFile("/proc/sys/net/ipv4/neigh/default/gc_thresh3"); err == nil {
+		if n, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil {
+			m.GCThresh3 = n
+		}
+	}
+	return m
+}
 
 // CheckLimits says whether this machine's limits are enough for the plan,
 // before anything is made.

@@ -91,7 +91,7 @@ func (a *app) labsCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				p, err := lab.NewPlan(spec, machine())
+				p, err := lab.NewPlan(spec, lab.ThisMachine())
 				if err != nil {
 					return err
 				}

@@ -455,7 +455,7 @@ func TestNodeKilledSupervisor(t *testing.T) {
 func TestNodeStaticNeighbours(t *testing.T) {
 	t.Parallel()
 	needTool(t, "ip")
-	limit := machine().GCThresh3
+	limit := lab.ThisMachine().GCThresh3
 	few := 2
 	for (few+1)*few+2*few <= limit/2 { // with etcd on the segment, and a container each
 		few++

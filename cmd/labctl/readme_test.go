@@ -214,7 +214,7 @@ func TestReadmeBlocks(t *testing.T) {
 func TestReadmeSections(t *testing.T) {
 	t.Parallel()
 	for file, want := range map[string][]string{
-		readme: {"What is real and what is not", "How it works", "Commands", "The lab file", "Built-in labs", "Healing, and how to stop it",
+		readme: {"What is real and what is not", "How it works", "Commands", "The lab file", "Built-in labs", "Labs in your own Go tests", "Healing, and how to stop it",
 			"Past one machine", "As an ordinary user", "Limits", "Speed", "How to remove everything", "How to add to it", "Licence"},
 	} {
 		sections(t, file, want)

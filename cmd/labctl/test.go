@@ -103,7 +103,7 @@ func (a *app) test(ctx context.Context, args []string, f testFlags) error {
 	for _, t := range trials {
 		width = max(width, len(t.Spec.Name))
 	}
-	sum := trial.All(ctx, trials, trial.Options{Machine: machine(), Timeout: f.timeout, Parallel: f.parallel,
+	sum := trial.All(ctx, trials, trial.Options{Machine: lab.ThisMachine(), Timeout: f.timeout, Parallel: f.parallel,
 		Keep:    keepIn(f.keepLogs),
 		OnCheck: func(name string, r check.Result) { printCheck(out, width, name, r) }})
 	printSummary(out, sum)
@@ -155,11 +155,11 @@ func (a *app) trial(file, backend string) (trial.Trial, error) {
 	if t.Spec, t.Data, err = a.readLab(file); err != nil {
 		return t, err
 	}
-	plan, err := lab.NewPlan(t.Spec, machine())
+	plan, err := lab.NewPlan(t.Spec, lab.ThisMachine())
 	if err == nil && backend != "" && backend != plan.Backend {
 		t.Backend = backend
 		if err = t.Spec.UseBackend(backend); err == nil {
-			_, err = lab.NewPlan(t.Spec, machine())
+			_, err = lab.NewPlan(t.Spec, lab.ThisMachine())
 		}
 	}
 	if err != nil {

@@ -65,7 +65,7 @@ func (a *app) up(ctx context.Context, arg, name, backend string, dryRun bool, ti
 			return usage(err, "use --backend with one that fits the lab")
 		}
 	}
-	plan, err := lab.NewPlan(spec, machine())
+	plan, err := lab.NewPlan(spec, lab.ThisMachine())
 	if err != nil {
 		return usage(err, "mend the lab file")
 	}
@@ -116,17 +116,6 @@ func (a *app) readLab(arg string) (*lab.Spec, []byte, error) {
 	}
 	spec, err := lab.Parse(file, data)
 	return spec, data, err
-}
-
-// machine is what the plan depends on beside the lab file.
-func machine() lab.Machine {
-	m := lab.Machine{GCThresh3: 1024} // the kernel's default, where it cannot be read
-	if b, err := os.ReadFile("/proc/sys/net/ipv4/neigh/default/gc_thresh3"); err == nil {
-		if n, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil {
-			m.GCThresh3 = n
-		}
-	}
-	return m
 }
 
 func (a *app) printPlan(p *lab.Plan) error {
