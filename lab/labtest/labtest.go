@@ -20,27 +20,41 @@ import (
 // Main runs the tests and ends the process with their status. In a process
 // that a lab started it does that lab's work instead.
 func Main(m *testing.M) {
-	if os.Args[0] == program && len(os.Args) > 1 {
-		if code, ran := inside.Run(os.Args[1:], os.Stdout, os.Stderr); ran {
-			os.Exit(code)
-		}
-		// The agent of a lab file that names labctl: ${LABCTL}.
-		if os.Args[1] == "agent" {
-			os.Exit(inside.Agent(os.Args[2:], os.Stderr))
-		}
-		fmt.Fprintf(os.Stderr, "labtest: %s: not a word of a lab's\n", os.Args[1])
-		os.Exit(2)
-	}
-	// A command in a lab that takes $LABCTL for labctl would run the tests again.
-	if self, err := os.Executable(); err == nil && os.Getenv("LABCTL") == self {
-		fmt.Fprintf(os.Stderr, "labtest: %s: a test binary, which cannot stand for labctl; install labctl and call it by its name\n", self)
-		os.Exit(2)
+	if started() {
+		os.Exit(work(os.Args[1:]))
 	}
 	if err := os.Setenv(ready, strconv.Itoa(os.Getpid())); err != nil {
 		fmt.Fprintln(os.Stderr, "labtest:", err)
 		os.Exit(1)
 	}
 	os.Exit(m.Run())
+}
+
+// started says whether a lab started this process, or something in a lab that
+// takes $LABCTL for labctl: it must not run the tests again.
+func started() bool {
+	if os.Args[0] == program {
+		return true
+	}
+	named, err := os.Stat(os.Getenv("LABCTL"))
+	if err != nil {
+		return false
+	}
+	running, err := os.Stat("/proc/self/exe")
+	return err == nil && os.SameFile(named, running)
+}
+
+// work is what the test binary does of labctl's.
+func work(args []string) int {
+	if code, ran := inside.Run(args, os.Stdout, os.Stderr); ran {
+		return code
+	}
+	// The agent of a lab file that names labctl.
+	if len(args) > 0 && args[0] == "agent" {
+		return inside.Agent(args[1:], os.Stderr)
+	}
+	fmt.Fprintf(os.Stderr, "labtest: %s: a test binary, of labctl's commands it has only agent; install labctl and call it by its name\n", strings.Join(args, " "))
+	return 2
 }
 
 // program is what every process of a lab is called.

@@ -140,18 +140,15 @@ func TestCommand(t *testing.T) {
 	}
 }
 
-// A host of somebody else's agent, which is the test binary again.
-func TestAgentOfTheFile(t *testing.T) {
+// Hosts whose agents are of the lab file: the test binary again, called by the
+// lab and by a script.
+func TestAgentsOfTheFile(t *testing.T) {
 	t.Parallel()
-	l := labtest.UpSpec(t, `
-network: {Network: 10.244.0.0/16, Backend: {Type: host-gw}}
-segments: {lan: {subnet: 192.168.50.0/24}}
-nodes:
-  node1: {}
-  node2: {agent: {command: ["${LABCTL}", agent, "--etcd-endpoints=${ETCD_ENDPOINTS}", "--iface=${IFACE}", "--subnet-file=${SUBNET_FILE}"]}}
-`)
-	if _, err := l.Endpoint("node1.c1").Ping(t.Context(), "node2.c1"); err != nil {
-		t.Error(err)
+	l := labtest.Up(t, "flannel-mixed")
+	for _, to := range []string{"node2.c1", "node3.c1"} {
+		if _, err := l.Endpoint("node1.c1").Ping(t.Context(), to); err != nil {
+			t.Error(err)
+		}
 	}
 	// What takes the test binary for labctl does not start the tests again.
 	err := l.Endpoint("node1").Command(t.Context(), "sh", "-c", `exec "$LABCTL" version`).Run()
