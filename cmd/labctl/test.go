@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -199,7 +200,8 @@ func printCheck(w io.Writer, width int, name string, r check.Result) {
 
 func printSummary(w io.Writer, s *trial.Summary) {
 	for _, r := range s.Labs {
-		if r.Reason != "" {
+		told := slices.ContainsFunc(r.Checks, func(c check.Result) bool { return c.Found == r.Reason })
+		if r.Reason != "" && !told {
 			fmt.Fprintf(w, "%-8s  %s: %s\n", marks[r.Outcome], r.Lab, r.Reason)
 			if r.Cure != "" {
 				fmt.Fprintf(w, "          cure: %s\n", r.Cure)

@@ -1,6 +1,6 @@
 // Package check runs the checks of a lab file on the running lab.
 //
-// Tests call it for every built-in lab. Each check asks the kernel, the store
+// labctl test calls it (by way of package trial). Each check asks the kernel, the store
 // or the wire, by way of a tool that did not come from labctl where there is
 // one (ip, bridge, tcpdump), and tells what it expected and what it found.
 //

@@ -1,6 +1,7 @@
 package trial
 
 import (
+	"bytes"
 	"encoding/xml"
 	"fmt"
 	"io"
@@ -10,105 +11,81 @@ import (
 	"labctl/lab/check"
 )
 
-// The JUnit format as CI servers read it: a suite for each lab, a case for
-// each check.
-type (
-	junitSuites struct {
-		XMLName  xml.Name     `xml:"testsuites"`
-		Name     string       `xml:"name,attr"`
-		Tests    int          `xml:"tests,attr"`
-		Failures int          `xml:"failures,attr"`
-		Skipped  int          `xml:"skipped,attr"`
-		Time     string       `xml:"time,attr"`
-		Suites   []junitSuite `xml:"testsuite"`
-	}
-	junitSuite struct {
-		Name      string      `xml:"name,attr"`
-		Tests     int         `xml:"tests,attr"`
-		Failures  int         `xml:"failures,attr"`
-		Errors    int         `xml:"errors,attr"`
-		Skipped   int         `xml:"skipped,attr"`
-		Time      string      `xml:"time,attr"`
-		Timestamp string      `xml:"timestamp,attr"`
-		Cases     []junitCase `xml:"testcase"`
-		Out       string      `xml:"system-out,omitempty"`
-	}
-	junitCase struct {
-		Class   string   `xml:"classname,attr"`
-		Name    string   `xml:"name,attr"`
-		Time    string   `xml:"time,attr"`
-		Failure *message `xml:"failure"`
-		Skipped *message `xml:"skipped"`
-	}
-	message struct {
-		Message string `xml:"message,attr"`
-		Text    string `xml:",chardata"`
-	}
-)
-
-// WriteJUnit writes the summary as JUnit XML.
+// WriteJUnit writes the summary in the JUnit format as CI servers read it: a
+// suite for each lab, a case for each check.
+//
+// It is written by hand: encoding/xml's Encoder would be 80 KB more of labctl.
 func (s *Summary) WriteJUnit(w io.Writer) error {
-	all := junitSuites{Name: "labctl test", Time: seconds(s.TookMs)}
+	var suites bytes.Buffer
+	var all tally
 	for _, r := range s.Labs {
-		suite := r.junit()
-		all.Tests += suite.Tests
-		all.Failures += suite.Failures
-		all.Skipped += suite.Skipped
-		all.Suites = append(all.Suites, suite)
+		all.add(r.junit(&suites))
 	}
-	if _, err := io.WriteString(w, xml.Header); err != nil {
-		return err
-	}
-	e := xml.NewEncoder(w)
-	e.Indent("", "  ")
-	if err := e.Encode(all); err != nil {
-		return err
-	}
-	_, err := io.WriteString(w, "\n")
+	_, err := fmt.Fprintf(w, "%s<testsuites name=\"labctl test\" %v time=\"%s\">\n%s</testsuites>\n", xml.Header, all, seconds(s.TookMs), suites.Bytes())
 	return err
 }
 
-func (r Report) junit() junitSuite {
-	s := junitSuite{Name: r.Lab, Time: seconds(r.TookMs), Timestamp: r.Started.UTC().Format(time.RFC3339)}
-	if r.Kept != "" {
-		s.Out = "kept in " + r.Kept
-	}
+// tally counts cases.
+type tally struct{ tests, failures, skipped int }
+
+func (t *tally) add(more tally) {
+	t.tests += more.tests
+	t.failures += more.failures
+	t.skipped += more.skipped
+}
+
+// String is the tally as attributes.
+func (t tally) String() string {
+	return fmt.Sprintf(`tests="%d" failures="%d" errors="0" skipped="%d"`, t.tests, t.failures, t.skipped)
+}
+
+// junit writes a suite.
+func (r Report) junit(w *bytes.Buffer) tally {
+	var cases bytes.Buffer
+	var t tally
 	for _, c := range r.Checks {
-		s.add(junitOf(c, r.Lab))
+		t.add(junitCase(&cases, r.Lab, c))
 	}
 	// Why a lab could not run, or was not run to its end, is a case of its own,
 	// unless a check has said so.
-	if r.Reason == "" || s.Failures > 0 {
-		return s
+	if r.Reason != "" && t.failures == 0 {
+		c := check.Result{Title: "the lab runs", Outcome: r.Outcome, Expected: "a lab to check", Found: r.Reason}
+		if r.Cure != "" {
+			c.Found += "; cure: " + r.Cure
+		}
+		t.add(junitCase(&cases, r.Lab, c))
 	}
-	c := check.Result{Title: "the lab runs", Outcome: r.Outcome, Expected: "a lab to check", Found: r.Reason}
-	if r.Cure != "" {
-		c.Found += "; cure: " + r.Cure
+	fmt.Fprintf(w, "  <testsuite name=\"%s\" %v time=\"%s\" timestamp=\"%s\">\n%s",
+		escape(r.Lab), t, seconds(r.TookMs), r.Started.UTC().Format(time.RFC3339), cases.Bytes())
+	if r.Kept != "" {
+		fmt.Fprintf(w, "    <system-out>kept in %s</system-out>\n", escape(r.Kept))
 	}
-	s.add(junitOf(c, r.Lab))
-	return s
+	w.WriteString("  </testsuite>\n")
+	return t
 }
 
-func (s *junitSuite) add(c junitCase) {
-	s.Cases = append(s.Cases, c)
-	s.Tests++
-	if c.Failure != nil {
-		s.Failures++
-	}
-	if c.Skipped != nil {
-		s.Skipped++
-	}
-}
-
-func junitOf(c check.Result, lab string) junitCase {
-	j := junitCase{Class: "labctl." + lab, Name: c.Line(), Time: seconds(c.TookMs)}
+func junitCase(w *bytes.Buffer, lab string, c check.Result) tally {
+	t := tally{tests: 1}
+	fmt.Fprintf(w, "    <testcase classname=\"labctl.%s\" name=\"%s\" time=\"%s\">", escape(lab), escape(c.Line()), seconds(c.TookMs))
 	switch c.Outcome {
 	case check.Failed:
-		j.Failure = &message{"found " + clip(c.Found), fmt.Sprintf("expected: %s\nfound:    %s\n", c.Expected, c.Found)}
+		t.failures = 1
+		fmt.Fprintf(w, "<failure message=\"%s\">%s</failure>", escape("found "+clip(c.Found)),
+			escape(fmt.Sprintf("expected: %s\nfound:    %s\n", c.Expected, c.Found)))
 	case check.Cannot, check.Left:
-		j.Skipped = &message{Message: c.Found}
+		t.skipped = 1
+		fmt.Fprintf(w, "<skipped message=\"%s\"></skipped>", escape(c.Found))
 	}
-	return j
+	w.WriteString("</testcase>\n")
+	return t
+}
+
+// escape makes text of anything fit for XML, in attributes too.
+func escape(s string) string {
+	var b strings.Builder
+	// A Builder takes everything.
+	_ = xml.EscapeText(&b, []byte(s))
+	return b.String()
 }
 
 // clip keeps an attribute readable; the whole is in the text.

@@ -29,7 +29,25 @@ func TestWriteJUnit(t *testing.T) {
 	if err := s.WriteJUnit(&b); err != nil {
 		t.Fatal(err)
 	}
-	var got junitSuites
+	type message struct {
+		Message string `xml:"message,attr"`
+		Text    string `xml:",chardata"`
+	}
+	var got struct {
+		Tests    int    `xml:"tests,attr"`
+		Failures int    `xml:"failures,attr"`
+		Skipped  int    `xml:"skipped,attr"`
+		Time     string `xml:"time,attr"`
+		Suites   []struct {
+			Cases []struct {
+				Class   string   `xml:"classname,attr"`
+				Name    string   `xml:"name,attr"`
+				Time    string   `xml:"time,attr"`
+				Failure *message `xml:"failure"`
+				Skipped *message `xml:"skipped"`
+			} `xml:"testcase"`
+		} `xml:"testsuite"`
+	}
 	if err := xml.Unmarshal(b.Bytes(), &got); err != nil {
 		t.Fatalf("%v\n%s", err, b.String())
 	}
