@@ -33,6 +33,8 @@ type CheckSpec struct {
 	Calls *CallsCheck `yaml:"calls,omitempty"`
 	// Converged says how soon every node had to know every other.
 	Converged *ConvergedCheck `yaml:"converged,omitempty"`
+	// Latency compares the round-trip times of two paths.
+	Latency *LatencyCheck `yaml:"latency,omitempty"`
 	// Kill ends a node's agent, and looks whether packets still pass; then the agent comes back.
 	Kill *KillCheck `yaml:"kill,omitempty"`
 }
@@ -132,6 +134,27 @@ type ConvergedCheck struct {
 	Within time.Duration `yaml:"within,omitempty" jsonschema:"required"`
 }
 
+// LatencyCheck compares two paths: times differ from machine to machine, and
+// their ratio does not.
+type LatencyCheck struct {
+	// From is the endpoint that sends.
+	From string `yaml:"from,omitempty" jsonschema:"required"`
+	// To is an endpoint, an address or a placeholder.
+	To string `yaml:"to,omitempty" jsonschema:"required"`
+	// Than is the path that it is compared with.
+	Than PathSpec `yaml:"than,omitempty" jsonschema:"required"`
+	// Most is how many times as long the median round trip may be.
+	Most float64 `yaml:"most,omitempty" jsonschema:"required,minimum=0"`
+}
+
+// PathSpec is a way between two places.
+type PathSpec struct {
+	// From is the endpoint that sends.
+	From string `yaml:"from,omitempty" jsonschema:"required"`
+	// To is an endpoint, an address or a placeholder.
+	To string `yaml:"to,omitempty" jsonschema:"required"`
+}
+
 // KillCheck ends an agent and sends packets.
 type KillCheck struct {
 	// Agent is the node whose agent is killed, with SIGKILL.
@@ -169,7 +192,7 @@ func (c CheckSpec) kinds() []string {
 	}{
 		{c.Ping != nil, "ping"}, {c.Command != nil, "command"}, {c.HTTP != nil, "http"},
 		{c.Count != nil, "count"}, {c.MTU != nil, "mtu"}, {c.Store != nil, "store"}, {c.Calls != nil, "calls"},
-		{c.Converged != nil, "converged"}, {c.Kill != nil, "kill"},
+		{c.Converged != nil, "converged"}, {c.Latency != nil, "latency"}, {c.Kill != nil, "kill"},
 	} {
 		if k.set {
 			kinds = append(kinds, k.name)
@@ -207,6 +230,9 @@ func (c CheckSpec) Title() string {
 		return "system calls a packet, " + c.Calls.From + " -> " + c.Calls.To
 	case c.Converged != nil:
 		return fmt.Sprintf("converged within %v", c.Converged.Within)
+	case c.Latency != nil:
+		l := c.Latency
+		return fmt.Sprintf("latency %s -> %s at most %v times %s -> %s", l.From, l.To, l.Most, l.Than.From, l.Than.To)
 	case c.Kill != nil:
 		return "ping " + c.Kill.From + " -> " + c.Kill.To + unlessOK(c.Kill.Expect) + " without an agent on " + c.Kill.Agent
 	}

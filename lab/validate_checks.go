@@ -33,7 +33,7 @@ func (c checkScope) problem(key, message, hint string) {
 }
 
 func (v *validator) check(c checkScope, spec CheckSpec) {
-	const kinds = "ping, command, http, count, mtu, store, calls, converged, kill"
+	const kinds = "ping, command, http, count, mtu, store, calls, converged, latency, kill"
 	switch found := spec.kinds(); {
 	case len(found) == 0:
 		if !v.bad(c.path) {
@@ -104,6 +104,18 @@ func (v *validator) check(c checkScope, spec CheckSpec) {
 			c.missing("converged.within", "within: 5s")
 		case p.Within < 0:
 			c.problem("converged.within", fmt.Sprintf("%v is less than nothing", p.Within), "within: 5s")
+		}
+	}
+	if p := spec.Latency; p != nil {
+		c.endpoint("latency.from", p.From)
+		c.target("latency.to", p.To)
+		c.endpoint("latency.than.from", p.Than.From)
+		c.target("latency.than.to", p.Than.To)
+		switch {
+		case p.Most == 0:
+			c.missing("latency.most", "most: 3")
+		case p.Most < 0:
+			c.problem("latency.most", fmt.Sprintf("%v is less than nothing", p.Most), "most: 3")
 		}
 	}
 	if p := spec.Kill; p != nil {

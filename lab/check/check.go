@@ -138,6 +138,8 @@ func (r *Runner) try(ctx context.Context, c lab.CheckSpec) (expected string, err
 		return r.calls(ctx, *c.Calls)
 	case c.Converged != nil:
 		return r.converged(*c.Converged)
+	case c.Latency != nil:
+		return r.latency(ctx, *c.Latency)
 	case c.Kill != nil:
 		return r.kill(ctx, *c.Kill)
 	}
