@@ -4,7 +4,7 @@ LABCTL  := bin/labctl
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 export CGO_ENABLED := 0
 
-.PHONY: build test race tools bench bench-backends gate lint demo fuzz clean help
+.PHONY: build test race tools bench bench-backends gate claims lint demo fuzz clean help
 .DEFAULT_GOAL := build
 
 build: ## build the one static binary, bin/labctl
@@ -27,6 +27,9 @@ bench-backends: build ## compare udp, vxlan and host-gw: streams, packets, laten
 
 gate: build ## fail when udp is much slower than vxlan
 	scripts/tools && $(GO) run ./scripts/bench -labctl $(LABCTL) -backends -gate 0.75 -each 1s
+
+claims: build ## run the checks of all labs (as root) and write README's table of claims from the result
+	$(LABCTL) test --all -o json | $(GO) run ./scripts/claims
 
 lint: ## gofmt, vet, and a diff of go.mod against what is used
 	scripts/lint
