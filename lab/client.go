@@ -318,6 +318,17 @@ func (c *Client) Address(ctx context.Context, text string) (netip.Addr, error) {
 	if a, err := netip.ParseAddr(text); err == nil {
 		return a, nil
 	}
+	return c.address(ctx, text, ", and no address")
+}
+
+// EndpointAddress is the address of an endpoint.
+func (c *Client) EndpointAddress(ctx context.Context, name string) (netip.Addr, error) {
+	return c.address(ctx, name, "")
+}
+
+// address looks in the plan, then in the status; not goes on about a name that
+// is in neither.
+func (c *Client) address(ctx context.Context, text, not string) (netip.Addr, error) {
 	p, err := c.Plan(ctx)
 	if err != nil {
 		return netip.Addr{}, err
@@ -341,6 +352,6 @@ func (c *Client) Address(ctx context.Context, text string) (netip.Addr, error) {
 			return a, nil
 		}
 	}
-	return netip.Addr{}, &Failure{Kind: Usage, Err: fmt.Errorf("%s: no such endpoint in lab %s, and no address", text, c.Dir.Name()),
-		Cure: "there are " + strings.Join(p.Endpoints(), ", ")}
+	return netip.Addr{}, &Failure{Kind: Usage, Err: fmt.Errorf("%s: no such endpoint in lab %s%s", text, c.Dir.Name(), not),
+		Cure: p.endpointCure(text)}
 }

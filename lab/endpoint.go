@@ -3,6 +3,7 @@ package lab
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 )
 
 // Address is the address of an endpoint that the plan fixes: all but those of
@@ -30,6 +31,15 @@ func (p *Plan) Address(endpoint string) (netip.Addr, bool) {
 		}
 	}
 	return netip.Addr{}, false
+}
+
+// endpointCure is for a name that no endpoint has.
+func (p *Plan) endpointCure(name string) string {
+	cure := "there are " + strings.Join(p.Endpoints(), ", ")
+	if near := nearest(name, p.Endpoints()); near != "" {
+		cure = "did you mean " + near + "? " + cure
+	}
+	return cure
 }
 
 // Rename gives the lab another name, for running one file several times.

@@ -1,0 +1,169 @@
+package iperf
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net/netip"
+	"os"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// connectTCP connects n streams from a to b. The first bytes of each are its
+// cookie, so that strangers are not taken for streams.
+func connectTCP(ctx context.Context, a, b End, p Params) (streams []*stream, at netip.AddrPort, err error) {
+	listener, err := b.open(ctx, b.domain(), unix.SOCK_STREAM)
+	if err != nil {
+		return nil, at, err
+	}
+	defer unix.Close(listener)
+	if p.Congestion != "" {
+		if err := setCongestion(listener, p.Congestion); err != nil {
+			return nil, at, err
+		}
+	}
+	if at, err = b.bind(listener); err != nil {
+		return nil, at, err
+	}
+	if err := unix.Listen(listener, p.Streams); err != nil {
+		return nil, at, err
+	}
+	for i := range p.Streams {
+		s := newStream(i+1, p)
+		near, far, err := s.connectTCP(ctx, a, b, listener, at)
+		if err != nil {
+			closeAll(streams)
+			return nil, at, unreached(a, b, at, "tcp", err)
+		}
+		s.from, s.to = near, far
+		if p.Reverse {
+			s.from, s.to = far, near
+		}
+		streams = append(streams, s)
+	}
+	return streams, at, nil
+}
+
+func (s *stream) connectTCP(ctx context.Context, a, b End, listener int, at netip.AddrPort) (near, far int, err error) {
+	deadline := time.Now().Add(connectTimeout)
+	near, err = a.open(ctx, b.domain(), unix.SOCK_STREAM)
+	if err != nil {
+		return -1, -1, err
+	}
+	defer func() {
+		if err != nil {
+			unix.Close(near)
+		}
+	}()
+	if s.params.Congestion != "" {
+		if err := setCongestion(near, s.params.Congestion); err != nil {
+			return -1, -1, err
+		}
+	}
+	if err := unix.SetNonblock(near, true); err != nil {
+		return -1, -1, err
+	}
+	if err := unix.Connect(near, sockaddr(at)); err != nil {
+		if !errors.Is(err, unix.EINPROGRESS) {
+			return -1, -1, err
+		}
+		if err := wait(ctx, near, unix.POLLOUT, deadline); err != nil {
+			return -1, -1, err
+		}
+		errno, err := unix.GetsockoptInt(near, unix.SOL_SOCKET, unix.SO_ERROR)
+		if err != nil {
+			return -1, -1, err
+		}
+		if errno != 0 {
+			return -1, -1, unix.Errno(errno)
+		}
+	}
+	if err := unix.SetNonblock(near, false); err != nil {
+		return -1, -1, err
+	}
+	want := cookieBytes(s.cookie)
+	if _, err := send(near, want); err != nil {
+		return -1, -1, err
+	}
+	for {
+		if err := wait(ctx, listener, unix.POLLIN, deadline); err != nil {
+			return -1, -1, err
+		}
+		far, _, err := unix.Accept4(listener, unix.SOCK_CLOEXEC)
+		if err != nil {
+			return -1, -1, err
+		}
+		got := make([]byte, len(want))
+		if err := wait(ctx, far, unix.POLLIN, deadline); err == nil {
+			n, _, err := unix.Recvfrom(far, got, unix.MSG_DONTWAIT)
+			if err == nil && n == len(want) && bytes.Equal(got, want) {
+				return near, far, nil
+			}
+		}
+		unix.Close(far) // a stranger
+		if time.Now().After(deadline) {
+			return -1, -1, os.ErrDeadlineExceeded
+		}
+	}
+}
+
+// sendTCP writes until the stream is stopped.
+func (s *stream) sendTCP() error {
+	buf := make([]byte, s.params.writeSize())
+	var pace *pacer
+	if s.params.Rate > 0 {
+		pace = &pacer{rate: s.params.Rate, size: uint64(len(buf)) * 8}
+	}
+	begin := time.Now()
+	for units := int64(0); !s.stopping.Load(); units++ {
+		if pace != nil {
+			due := pace.at(units)
+			for d := due - time.Since(begin); d > 0 && !s.stopping.Load(); d = due - time.Since(begin) {
+				nap(d)
+			}
+		}
+		for left := buf; len(left) > 0; {
+			n, err := send(s.from, left)
+			if errors.Is(err, unix.EINTR) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			s.sent.Add(int64(n))
+			left = left[n:]
+		}
+	}
+	return nil
+}
+
+// send is send(2), with its count: a signal can cut a long one short.
+func send(fd int, b []byte) (int, error) {
+	n, _, errno := unix.Syscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), unix.MSG_NOSIGNAL, 0, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
+}
+
+// receiveTCP reads until the stream is stopped.
+func (s *stream) receiveTCP() error {
+	buf := make([]byte, max(s.params.writeSize(), tcpWrite))
+	for !s.stopping.Load() {
+		n, err := unix.Read(s.to, buf)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return nil
+		}
+		s.arrived.Add(int64(n))
+	}
+	return nil
+}
