@@ -4,7 +4,7 @@ LABCTL  := bin/labctl
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 export CGO_ENABLED := 0
 
-.PHONY: build test race tools bench bench-backends gate claims lint demo fuzz clean help
+.PHONY: build test race tools bench bench-backends gate claims lint demo fuzz clean help bench-iperf
 .DEFAULT_GOAL := build
 
 build: ## build the one static binary, bin/labctl
@@ -30,6 +30,8 @@ gate: build ## fail when udp is much slower than vxlan
 
 claims: build ## run the checks of all labs (as root) and write README's table of claims from the result
 	$(LABCTL) test --all -o json | $(GO) run ./scripts/claims
+bench-iperf: build ## fail when labctl iperf and iperf3 do not measure the same
+	scripts/tools && $(GO) run ./scripts/bench -labctl $(LABCTL) -iperf -iperf-gate 0.05
 
 lint: ## gofmt, vet, and a diff of go.mod against what is used
 	scripts/lint

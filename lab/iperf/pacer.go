@@ -34,23 +34,21 @@ func (p pacer) at(k int64) time.Duration {
 	return time.Duration(q)
 }
 
-// batch is how many units may be sent at once: those of a millisecond, so that
-// a sender that was late does not flood the receiver's buffer.
-func (p pacer) batch(most int) int {
-	return int(min(max(p.due(time.Millisecond), 1), int64(most)))
-}
-
-// next says what to do when sent units were sent by elapsed: send n, then
-// sleep for pause. A sender that is late catches up at twice its rate.
-func (p pacer) next(elapsed time.Duration, sent int64, batch int) (n int, pause time.Duration) {
+// next says what to do when sent units were sent by elapsed: send n, at most
+// most, then sleep for pause. A sender that is late by more than a millisecond
+// does not flood the receiver's buffer: it sends half of what is late, and goes
+// on at twice its rate.
+func (p pacer) next(elapsed time.Duration, sent int64, most int) (n int, pause time.Duration) {
 	late := p.due(elapsed) - sent
-	switch {
-	case late <= 0:
+	if late <= 0 {
 		return 0, p.at(sent) - elapsed
-	case late <= int64(batch):
+	}
+	soon := min(p.due(time.Millisecond), int64(most))
+	if late <= soon {
 		return int(late), 0
 	}
-	return batch, p.at(int64(batch)) / 2
+	n = int(min(max(late/2, soon), int64(most)))
+	return n, p.at(int64(n)) / 2
 }
 
 // napMost bounds a sleep, after which a thread sees that it is to stop.

@@ -149,7 +149,6 @@ func (s *stream) sendUDP() error {
 	var pace *pacer
 	if s.params.Rate > 0 {
 		pace = &pacer{rate: s.params.Rate, size: uint64(s.params.Length) * 8}
-		most = pace.batch(most)
 	}
 	begin := time.Now()
 	for next := int64(0); !s.stopping.Load(); {

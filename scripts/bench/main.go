@@ -2,7 +2,8 @@
 //
 //	go run ./scripts/bench -labctl bin/labctl
 //
-// and with -backends how fast packets go by each backend. It prints the times of a 3-node lab beside mininet's of a 3-host network
+// with -backends how fast packets go by each backend, and with -iperf how
+// labctl's iperf compares with iperf3. It prints the times of a 3-node lab beside mininet's of a 3-host network
 // without overlay or store, rounds interleaved, then those of nodes that come
 // and go (with -nodes only these), and then how labs grow from 3 to 100 nodes. Everything it starts it takes down again.
 package main
@@ -42,7 +43,23 @@ func main() {
 	flag.IntVar(&bb.rounds, "backend-rounds", 8, "rounds of each backend")
 	flag.DurationVar(&bb.each, "each", 2*time.Second, "how long each stream lasts")
 	flag.Float64Var(&bb.gate, "gate", 0, "measure only udp / vxlan, and fail when it is less")
+	var en engines
+	iperf := flag.Bool("iperf", false, "compare labctl's iperf with iperf3 instead")
+	flag.IntVar(&en.rounds, "iperf-rounds", 7, "rounds of each engine")
+	flag.Float64Var(&en.gate, "iperf-gate", 0, "fail when the engines' TCP medians are further apart than this part, or UDP has loss or another rate")
 	flag.Parse()
+	if *iperf {
+		var err error
+		en.each = bb.each
+		if en.labctl, err = filepath.Abs(b.labctl); err == nil {
+			err = en.run(ctx)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if *compare {
 		var err error
 		if bb.labctl, err = filepath.Abs(b.labctl); err == nil {
