@@ -11,7 +11,7 @@ import (
 // A datagram begins with
 //
 //	 0        8                16                 24
-//	| cookie | number, from 0 | sent at (ns, UTC) | zeros
+//	| cookie | number, from 0 | sent at (ns, UTC) | any bytes
 //
 // in the machine's byte order: both ends are one process. The arrival is timed
 // by the kernel with the same clock (SO_TIMESTAMPNS), which leaves the
@@ -70,7 +70,7 @@ func newBatch(length int, receive bool) *batch {
 	if receive {
 		b.stamps = make([]stamp, n)
 	}
-	all := make([]byte, n*length)
+	all := payload(n * length)
 	for i := range n {
 		buf := all[i*length : (i+1)*length]
 		b.bufs = append(b.bufs, buf)

@@ -34,6 +34,10 @@ func (p pacer) at(k int64) time.Duration {
 	return time.Duration(q)
 }
 
+// tick is the shortest sleep: what becomes due meanwhile is sent together, as a
+// wake-up costs as much as sending some packets.
+const tick = 200 * time.Microsecond
+
 // next says what to do when sent units were sent by elapsed: send n, at most
 // most, then sleep for pause. A sender that is late by more than a millisecond
 // does not flood the receiver's buffer: it sends half of what is late, and goes
@@ -41,7 +45,7 @@ func (p pacer) at(k int64) time.Duration {
 func (p pacer) next(elapsed time.Duration, sent int64, most int) (n int, pause time.Duration) {
 	late := p.due(elapsed) - sent
 	if late <= 0 {
-		return 0, p.at(sent) - elapsed
+		return 0, max(p.at(sent)-elapsed, tick)
 	}
 	soon := min(p.due(time.Millisecond), int64(most))
 	if late <= soon {
