@@ -169,6 +169,10 @@ func (s *stream) sendUDP() error {
 			next += int64(sent)
 			s.packets.Store(next)
 			pause -= time.Since(from)
+			// Late, but the receiver has taken what was sent: its buffer has room.
+			if next-s.seen.next.Load() < int64(most) {
+				pause = 0
+			}
 		}
 		nap(pause)
 	}

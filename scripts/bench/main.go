@@ -46,7 +46,7 @@ func main() {
 	var en engines
 	iperf := flag.Bool("iperf", false, "compare labctl's iperf with iperf3 instead")
 	flag.IntVar(&en.rounds, "iperf-rounds", 7, "rounds of each engine")
-	flag.Float64Var(&en.gate, "iperf-gate", 0, "fail when the engines' TCP medians are further apart than this part, or UDP has loss or another rate")
+	flag.Float64Var(&en.gate, "iperf-gate", 0, "fail when labctl's median of one TCP stream is below iperf3's by more than this part, or UDP has loss or another rate")
 	flag.Parse()
 	if *iperf {
 		var err error
