@@ -81,7 +81,7 @@ func (r *reader) unknownKey(path string, key, value *yaml.Node, t reflect.Type, 
 	r.spoil(path)
 	valid := slices.Sorted(maps.Keys(fields))
 	hint := "the keys here are " + strings.Join(valid, ", ")
-	if near := nearest(key.Value, valid); near != "" {
+	if near := Nearest(key.Value, valid); near != "" {
 		hint = "did you mean " + near + "?"
 	}
 	r.addAt(at(key), show(path)+": unknown key", hint)
@@ -111,8 +111,8 @@ func notBuilt(t reflect.Type, key string, value *yaml.Node) (message, hint strin
 	return "", "", false
 }
 
-// nearest is the word that was probably meant, "" when none is close.
-func nearest(word string, valid []string) string {
+// Nearest is the word that was probably meant, "" when none is close.
+func Nearest(word string, valid []string) string {
 	if len(word) > 40 {
 		return ""
 	}

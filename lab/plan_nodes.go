@@ -167,7 +167,7 @@ func (p *Plan) FindNode(name string) (*NodePlan, error) {
 	if len(names) <= few {
 		cure = "there are " + strings.Join(names, ", ")
 	}
-	if near := nearest(name, names); near != "" {
+	if near := Nearest(name, names); near != "" {
 		cure = "did you mean " + near + "? " + cure
 	}
 	return nil, &Failure{Kind: Usage, Err: fmt.Errorf("%s: no such node in lab %s", name, p.Name), Cure: cure}

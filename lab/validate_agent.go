@@ -60,7 +60,7 @@ func (v *validator) agentText(path, node, text string) {
 			continue
 		}
 		hint := "there are " + strings.Join(names, ", ") + "; $${ is a plain ${"
-		if near := nearest(p.String(), names); near != "" {
+		if near := Nearest(p.String(), names); near != "" {
 			hint = fmt.Sprintf("did you mean ${%s}? $${ is a plain ${", near)
 		}
 		v.add(path, fmt.Sprintf("%s: agent: ${%s} is unknown", node, show(p.String())), hint)

@@ -52,7 +52,7 @@ func (v *validator) checkNetwork() {
 			message = fmt.Sprintf("network: without Backend flannel runs %s, which is not built yet", t)
 		}
 		hint := "the types are " + backendTypes()
-		if near := nearest(t, strings.Split(backendTypes(), ", ")); near != "" {
+		if near := Nearest(t, strings.Split(backendTypes(), ", ")); near != "" {
 			hint = "did you mean " + near + "? " + hint
 		}
 		v.add(v.networkPath("Backend.Type"), message, hint)

@@ -111,7 +111,7 @@ func (v *validator) segmentNames() []string {
 
 // choose is a hint for an unknown name.
 func choose(word string, valid []string) string {
-	if near := nearest(word, valid); near != "" {
+	if near := Nearest(word, valid); near != "" {
 		return "did you mean " + near + "?"
 	}
 	if len(valid) == 0 {

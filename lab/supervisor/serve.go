@@ -169,8 +169,11 @@ func (s *Supervisor) endpoint(name string) (*endpoint, error) {
 		names = append(names, n)
 	}
 	sort.Strings(names)
-	return nil, &lab.Failure{Kind: lab.Usage, Err: fmt.Errorf("%s: no such endpoint in lab %s", name, s.plan.Name),
-		Cure: "there are " + strings.Join(names, ", ")}
+	cure := "there are " + strings.Join(names, ", ")
+	if near := lab.Nearest(name, names); near != "" {
+		cure = "did you mean " + near + "? " + cure
+	}
+	return nil, &lab.Failure{Kind: lab.Usage, Err: fmt.Errorf("%s: no such endpoint in lab %s", name, s.plan.Name), Cure: cure}
 }
 
 // fault holds or releases nodes: their reconcilers, their containers', their

@@ -1,0 +1,74 @@
+package capture
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"strings"
+
+	"golang.org/x/sys/unix"
+	"labctl/lab"
+	"labctl/lab/packet"
+)
+
+// Compile makes classic BPF of a filter expression (pcap-filter(7)) for each
+// link type that a lab has. It runs `tcpdump -ddd`, which needs no privileges.
+func Compile(ctx context.Context, expr string) (map[packet.LinkType][]unix.SockFilter, error) {
+	program, err := exec.LookPath("tcpdump")
+	if err != nil {
+		return nil, &lab.Failure{Kind: lab.Unable, Err: errors.New("filter: tcpdump compiles it, and there is none here"),
+			Cure: "install tcpdump (Debian: apt install tcpdump), or leave the filter out"}
+	}
+	compiled := map[packet.LinkType][]unix.SockFilter{}
+	for _, on := range []struct {
+		link packet.LinkType
+		name string
+	}{{packet.LinkEthernet, "EN10MB"}, {packet.LinkRaw, "RAW"}} {
+		link := on.link
+		cmd := exec.CommandContext(ctx, program, "-y", on.name, "-s", "0", "-ddd", "--", expr)
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		out, err := cmd.Output()
+		if err == nil {
+			compiled[link], err = parseProgram(string(out))
+		}
+		if err != nil {
+			why := lastLine(stderr.String())
+			if why == "" {
+				why = err.Error()
+			}
+			// What only Ethernet has (ether host ...) matches nothing elsewhere.
+			if link == packet.LinkRaw && compiled[packet.LinkEthernet] != nil {
+				compiled[link] = []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K}}
+				continue
+			}
+			return nil, &lab.Failure{Kind: lab.Usage, Err: fmt.Errorf("filter %q: %s", expr, why), Cure: "man pcap-filter has the grammar"}
+		}
+	}
+	return compiled, nil
+}
+
+func lastLine(s string) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	return strings.TrimPrefix(lines[len(lines)-1], "tcpdump: ")
+}
+
+// parseProgram reads `tcpdump -ddd`: the number of instructions, then one a
+// line, in decimal.
+func parseProgram(text string) ([]unix.SockFilter, error) {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	var program []unix.SockFilter
+	for _, l := range lines[1:] {
+		var i unix.SockFilter
+		if _, err := fmt.Sscan(l, &i.Code, &i.Jt, &i.Jf, &i.K); err != nil {
+			return nil, fmt.Errorf("tcpdump -ddd: %q: %w", l, err)
+		}
+		program = append(program, i)
+	}
+	if len(program) == 0 {
+		return nil, fmt.Errorf("tcpdump -ddd: %q: no program", text)
+	}
+	return program, nil
+}
