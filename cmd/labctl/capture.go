@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 	"labctl/lab"
@@ -102,14 +103,21 @@ func (a *app) interfaces(ctx context.Context, cl *lab.Client, targets []string) 
 		}
 		targets = captured(p, st)
 	}
+	found := make([][]capture.Interface, len(targets))
+	g, ctx := errgroup.WithContext(ctx)
+	for n, t := range targets {
+		g.Go(func() (err error) {
+			found[n], err = capture.Find(ctx, cl, t)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
 	var all []capture.Interface
 	seen := map[string]bool{}
-	for _, t := range targets {
-		found, err := capture.Find(ctx, cl, t)
-		if err != nil {
-			return nil, err
-		}
-		for _, i := range found {
+	for _, f := range found {
+		for _, i := range f {
 			if !seen[i.String()] {
 				seen[i.String()] = true
 				all = append(all, i)

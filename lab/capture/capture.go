@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 	"labctl/lab/packet"
 )
@@ -89,23 +91,36 @@ func Open(ctx context.Context, s Sockets, interfaces []Interface, o Options) (*C
 		memory = 128 << 20
 	}
 	each := min(memory/len(interfaces), 16<<20)
-	c := &Capture{Interfaces: slices.Clone(interfaces), started: time.Now()}
-	for _, i := range interfaces {
-		typ := unix.SOCK_RAW
-		if i.Link == packet.LinkRaw {
-			typ = unix.SOCK_DGRAM // from the IP header on, whatever the device puts before it
-		}
-		f, err := s.Socket(ctx, i.Endpoint, unix.AF_PACKET, typ, 0)
-		if err != nil {
-			return nil, errors.Join(err, c.Close())
-		}
-		r, err := openRing(f, i, o.Filter[i.Link], each)
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("%s: capture: %w", i, err), c.Close())
-		}
-		c.rings = append(c.rings, r)
+	c := &Capture{Interfaces: slices.Clone(interfaces), rings: make([]*ring, len(interfaces))}
+	// At once, because the kernel takes as long to set up a ring as to close one.
+	g, ctx := errgroup.WithContext(ctx)
+	for n, i := range interfaces {
+		g.Go(func() (err error) {
+			c.rings[n], err = open(ctx, s, i, o.Filter[i.Link], each)
+			return err
+		})
 	}
+	if err := g.Wait(); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	c.started = time.Now()
 	return c, nil
+}
+
+func open(ctx context.Context, s Sockets, i Interface, filter []unix.SockFilter, size int) (*ring, error) {
+	typ := unix.SOCK_RAW
+	if i.Link == packet.LinkRaw {
+		typ = unix.SOCK_DGRAM // from the IP header on, whatever the device puts before it
+	}
+	f, err := s.Socket(ctx, i.Endpoint, unix.AF_PACKET, typ, 0)
+	if err != nil {
+		return nil, err
+	}
+	r, err := openRing(f, i, filter, size)
+	if err != nil {
+		return nil, fmt.Errorf("%s: capture: %w", i, err)
+	}
+	return r, nil
 }
 
 // Close closes the sockets, all at once: each waits until no processor uses it
@@ -114,7 +129,9 @@ func (c *Capture) Close() error {
 	errs := make([]error, len(c.rings))
 	var wg sync.WaitGroup
 	for i, r := range c.rings {
-		wg.Go(func() { errs[i] = r.Close() })
+		if r != nil {
+			wg.Go(func() { errs[i] = r.Close() })
+		}
 	}
 	wg.Wait()
 	return errors.Join(errs...)
@@ -186,7 +203,7 @@ func (c *Capture) pause(ending bool) time.Duration {
 // ready takes those that no later one can come before, and leaves out what came
 // after the end.
 func (c *Capture) ready(until, end time.Time) []Packet {
-	slices.SortStableFunc(c.held, func(a, b Packet) int { return a.Time.Compare(b.Time) })
+	slices.SortStableFunc(c.held, c.compare)
 	n, _ := slices.BinarySearchFunc(c.held, until, func(p Packet, t time.Time) int { return p.Time.Compare(t) })
 	ready := c.held[:n:n]
 	c.held = c.held[n:]
@@ -194,4 +211,18 @@ func (c *Capture) ready(until, end time.Time) []Packet {
 		ready = slices.DeleteFunc(ready, func(p Packet) bool { return p.Time.After(end) })
 	}
 	return ready
+}
+
+// compare orders by time. Where something on the machine asks for timestamps,
+// the kernel stamps a packet when it arrives, once for all interfaces that it
+// then passes on its way up: first the one where it still is in its tunnel, and
+// a bridge's port before the bridge.
+func (c *Capture) compare(a, b Packet) int {
+	port := func(p Packet) int {
+		if c.Interfaces[p.Interface].Master != 0 {
+			return 0
+		}
+		return 1
+	}
+	return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(b.Len, a.Len), cmp.Compare(port(a), port(b)))
 }

@@ -12,9 +12,9 @@
 // rings, so what is given out has one order; all namespaces share one clock.
 //
 // The traps: the kernel hands a ring over block by block, a few milliseconds
-// late, so packets are held back for a moment ([Window]) to be sorted. And
-// closing a packet socket takes the kernel about 12 ms each, one after the
-// other, but no longer for all of them at once: see [Capture.Close].
+// late, so packets are held back for a moment ([Window]) to be sorted. And to
+// open and to close a packet socket's ring takes the kernel some 12 ms each, one
+// after the other, but no longer for all of them at once.
 //
 // `labctl capture`, `labctl tcpdump` and the capture checks use it.
 package capture

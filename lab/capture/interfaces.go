@@ -28,6 +28,7 @@ type Interface struct {
 	Index    int
 	Link     packet.LinkType
 	MAC      net.HardwareAddr // of Ethernet devices
+	Master   int              // the index of the bridge that it is a port of
 	Up       bool
 	Loopback bool
 }
@@ -109,6 +110,10 @@ func link(m syscall.NetlinkMessage) (Interface, error) {
 		switch a.Attr.Type {
 		case unix.IFLA_IFNAME:
 			i.Name = strings.TrimRight(string(a.Value), "\x00")
+		case unix.IFLA_MASTER:
+			if len(a.Value) == 4 {
+				i.Master = int(binary.NativeEndian.Uint32(a.Value))
+			}
 		case unix.IFLA_ADDRESS:
 			if typ == unix.ARPHRD_ETHER {
 				i.MAC = net.HardwareAddr(a.Value)
