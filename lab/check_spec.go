@@ -37,6 +37,8 @@ type CheckSpec struct {
 	Latency *LatencyCheck `yaml:"latency,omitempty"`
 	// Kill ends a node's agent, and looks whether packets still pass; then the agent comes back.
 	Kill *KillCheck `yaml:"kill,omitempty"`
+	// Capture looks at the packets of one interface while one endpoint pings another.
+	Capture *CaptureCheck `yaml:"capture,omitempty"`
 }
 
 // PingCheck is `ping: all` or `ping: {from, to, ...}`.
@@ -167,6 +169,21 @@ type KillCheck struct {
 	Expect Expect `yaml:"expect,omitempty" jsonschema:"enum=ok,enum=fail"`
 }
 
+// CaptureCheck captures on one interface while a ping crosses the lab. Packets
+// are one line each, as labctl tcpdump -e prints them without a time.
+type CaptureCheck struct {
+	// On is the interface, node1:eth0.
+	On string `yaml:"on,omitempty" jsonschema:"required"`
+	// From is the endpoint that pings meanwhile.
+	From string `yaml:"from,omitempty" jsonschema:"required"`
+	// To is an endpoint, an address or a placeholder.
+	To string `yaml:"to,omitempty" jsonschema:"required"`
+	// Match is a regular expression that the lines must match; ^ and $ match at line ends.
+	Match string `yaml:"match,omitempty"`
+	// Not is a regular expression that they must not match.
+	Not string `yaml:"not,omitempty"`
+}
+
 // Expect is what a check's packets should come to; the zero value is ExpectOK.
 type Expect string
 
@@ -193,6 +210,7 @@ func (c CheckSpec) kinds() []string {
 		{c.Ping != nil, "ping"}, {c.Command != nil, "command"}, {c.HTTP != nil, "http"},
 		{c.Count != nil, "count"}, {c.MTU != nil, "mtu"}, {c.Store != nil, "store"}, {c.Calls != nil, "calls"},
 		{c.Converged != nil, "converged"}, {c.Latency != nil, "latency"}, {c.Kill != nil, "kill"},
+		{c.Capture != nil, "capture"},
 	} {
 		if k.set {
 			kinds = append(kinds, k.name)
@@ -235,6 +253,8 @@ func (c CheckSpec) Title() string {
 		return fmt.Sprintf("latency %s -> %s at most %v times %s -> %s", l.From, l.To, l.Most, l.Than.From, l.Than.To)
 	case c.Kill != nil:
 		return "ping " + c.Kill.From + " -> " + c.Kill.To + unlessOK(c.Kill.Expect) + " without an agent on " + c.Kill.Agent
+	case c.Capture != nil:
+		return c.Capture.On + ": packets while " + c.Capture.From + " pings " + c.Capture.To
 	}
 	return "check"
 }

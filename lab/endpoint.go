@@ -36,7 +36,7 @@ func (p *Plan) Address(endpoint string) (netip.Addr, bool) {
 // endpointCure is for a name that no endpoint has.
 func (p *Plan) endpointCure(name string) string {
 	cure := "there are " + strings.Join(p.Endpoints(), ", ")
-	if near := nearest(name, p.Endpoints()); near != "" {
+	if near := Nearest(name, p.Endpoints()); near != "" {
 		cure = "did you mean " + near + "? " + cure
 	}
 	return cure

@@ -33,7 +33,7 @@ func (c checkScope) problem(key, message, hint string) {
 }
 
 func (v *validator) check(c checkScope, spec CheckSpec) {
-	const kinds = "ping, command, http, count, mtu, store, calls, converged, latency, kill"
+	const kinds = "ping, command, http, count, mtu, store, calls, converged, latency, kill, capture"
 	switch found := spec.kinds(); {
 	case len(found) == 0:
 		if !v.bad(c.path) {
@@ -127,6 +127,9 @@ func (v *validator) check(c checkScope, spec CheckSpec) {
 			c.problem("kill", "a lab without network has no agents", "")
 		}
 	}
+	if p := spec.Capture; p != nil {
+		c.capture(p)
+	}
 	if p := spec.Store; p != nil {
 		if !v.hasNetwork() && !v.bad("network") {
 			c.problem("store", "a lab without network has no store", "")
@@ -164,6 +167,25 @@ func (c checkScope) node(key, ref string) {
 		c.missing(key, key[strings.LastIndexByte(key, '.')+1:]+": "+c.someNode())
 	case c.names[ref] != "node":
 		c.problem(key, fmt.Sprintf("%s is not a node", quote(ref)), choose(ref, c.nodeNames()))
+	}
+}
+
+func (c checkScope) capture(p *CaptureCheck) {
+	endpoint, device, ok := strings.Cut(p.On, ":")
+	switch {
+	case p.On == "":
+		c.missing("capture.on", "on: "+c.someNode()+":eth0")
+	case !ok || !deviceName.MatchString(device):
+		c.problem("capture.on", fmt.Sprintf("%s is not an interface of an endpoint", quote(p.On)), "on: "+c.someNode()+":eth0")
+	default:
+		c.place("capture.on", endpoint)
+	}
+	c.endpoint("capture.from", p.From)
+	c.target("capture.to", p.To)
+	c.regexp("capture.match", p.Match)
+	c.regexp("capture.not", p.Not)
+	if p.Match == "" && p.Not == "" && !c.bad(c.path+".capture") {
+		c.problem("capture", "nothing to look for", "add match or not")
 	}
 }
 

@@ -20,7 +20,7 @@ import (
 // Every built-in lab shows what its file claims, for root and for others.
 func TestBuiltInLabs(t *testing.T) {
 	t.Parallel()
-	needTool(t, "ip", "bridge", "tcpdump", "nft")
+	needTool(t, "ip", "bridge", "nft")
 	for _, name := range labs.Names() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -214,7 +214,7 @@ func TestReadmeBlocks(t *testing.T) {
 func TestReadmeSections(t *testing.T) {
 	t.Parallel()
 	for file, want := range map[string][]string{
-		readme: {"What is real and what is not", "How it works", "Commands", "The lab file", "Built-in labs", "Labs in your own Go tests", "Healing, and how to stop it",
+		readme: {"What is real and what is not", "How it works", "Commands", "The lab file", "Built-in labs", "Labs in your own Go tests", "Looking at packets", "Healing, and how to stop it",
 			"Past one machine", "As an ordinary user", "Limits", "Speed", "How to remove everything", "How to add to it", "Licence"},
 	} {
 		sections(t, file, want)
@@ -328,7 +328,7 @@ func TestReadmeTables(t *testing.T) {
 	})
 	t.Run("checks", func(t *testing.T) {
 		t.Parallel()
-		want := []string{"ping", "command", "http", "count", "mtu", "store", "calls", "converged", "latency", "kill"}
+		want := []string{"ping", "command", "http", "count", "mtu", "store", "calls", "converged", "latency", "kill", "capture"}
 		var got []string
 		for _, r := range rows(t, readme, "kind") {
 			got = append(got, r[0])

@@ -142,6 +142,8 @@ func (r *Runner) try(ctx context.Context, c lab.CheckSpec) (expected string, err
 		return r.latency(ctx, *c.Latency)
 	case c.Kill != nil:
 		return r.kill(ctx, *c.Kill)
+	case c.Capture != nil:
+		return r.capture(ctx, *c.Capture)
 	}
 	return "", errors.New("check: of no kind that this labctl knows")
 }
