@@ -25,6 +25,7 @@ type captureFlags struct {
 	count    int
 	duration time.Duration
 	filter   string
+	snap     int
 	link     bool
 }
 
@@ -52,6 +53,8 @@ printed, one a line. Filters are compiled by tcpdump, where it is installed.`,
 				return usage(fmt.Errorf("--count %d: negative", fl.count), "leave it out for no limit")
 			case fl.duration < 0:
 				return usage(fmt.Errorf("--duration %v: negative", fl.duration), "leave it out for no limit")
+			case fl.snap < 0:
+				return usage(fmt.Errorf("--snaplen %d: negative", fl.snap), "leave it out for whole packets")
 			}
 			return a.capture(c.Context(), args, fl)
 		},
@@ -61,6 +64,7 @@ printed, one a line. Filters are compiled by tcpdump, where it is installed.`,
 	f.IntVarP(&fl.count, "count", "c", 0, "end after so many packets")
 	f.DurationVar(&fl.duration, "duration", 0, "end after this time")
 	f.StringVar(&fl.filter, "filter", "", "an expression as tcpdump takes it")
+	f.IntVarP(&fl.snap, "snaplen", "s", 0, "keep so many bytes of each packet (default: all)")
 	f.BoolVarP(&fl.link, "ethernet", "e", false, "print the Ethernet headers, too")
 	return c
 }
@@ -75,10 +79,13 @@ func (a *app) capture(ctx context.Context, targets []string, fl captureFlags) er
 		return err
 	}
 	var o capture.Options
-	if fl.filter != "" {
-		if o.Filter, err = capture.Compile(ctx, fl.filter); err != nil {
+	switch {
+	case fl.filter != "":
+		if o.Filter, err = capture.Compile(ctx, fl.filter, fl.snap); err != nil {
 			return err
 		}
+	case fl.snap > 0:
+		o.Filter = capture.Cut(fl.snap)
 	}
 	sink, err := a.sink(fl, interfaces)
 	if err != nil {
@@ -306,11 +313,11 @@ func (r recording) run(ctx context.Context, interfaces []capture.Interface, s si
 		what = strconv.Itoa(len(interfaces)) + " interfaces"
 	}
 	fmt.Fprintf(r.stderr, "capturing on %s; Ctrl-C ends it\n", what)
-	kept, err := r.read(ctx, c, s)
+	n, err := r.read(ctx, c, s)
 	if err == nil {
 		err = s.end(c)
 	}
-	if serr := r.summary(c, kept); err == nil {
+	if serr := r.summary(c, n); err == nil {
 		err = serr
 	}
 	if err == nil && errors.Is(context.Cause(ctx), errLabEnded) {
@@ -319,17 +326,25 @@ func (r recording) run(ctx context.Context, interfaces []capture.Interface, s si
 	return err
 }
 
+// counted are the packets that a sink was given.
+type counted struct{ kept, aggregates int }
+
 // read gives packets to the sink until the capture ends, and counts them.
-func (r recording) read(ctx context.Context, c *capture.Capture, s sink) (kept int, err error) {
+func (r recording) read(ctx context.Context, c *capture.Capture, s sink) (n counted, err error) {
 	err = c.Run(ctx, func(batch []capture.Packet) error {
 		if r.keep != nil {
 			batch = filtered(batch, func(p capture.Packet) bool { return r.keep(c.Interfaces[p.Interface], p) })
 		}
-		last := r.count > 0 && kept+len(batch) >= r.count
+		last := r.count > 0 && n.kept+len(batch) >= r.count
 		if last {
-			batch = batch[:r.count-kept]
+			batch = batch[:r.count-n.kept]
 		}
-		kept += len(batch)
+		n.kept += len(batch)
+		for _, p := range batch {
+			if c.Interfaces[p.Interface].Aggregate(p) {
+				n.aggregates++
+			}
+		}
 		if err := s.write(batch); err != nil {
 			return err
 		}
@@ -338,7 +353,7 @@ func (r recording) read(ctx context.Context, c *capture.Capture, s sink) (kept i
 		}
 		return nil
 	})
-	return kept, err
+	return n, err
 }
 
 func filtered(batch []capture.Packet, keep func(capture.Packet) bool) []capture.Packet {
@@ -352,7 +367,7 @@ func filtered(batch []capture.Packet, keep func(capture.Packet) bool) []capture.
 }
 
 // summary tells what each interface saw, on standard error.
-func (r recording) summary(c *capture.Capture, kept int) error {
+func (r recording) summary(c *capture.Capture, n counted) error {
 	var total capture.Stats
 	var rows [][]string
 	for i, s := range c.Stats() {
@@ -363,8 +378,11 @@ func (r recording) summary(c *capture.Capture, kept int) error {
 			rows = append(rows, []string{c.Interfaces[i].String(), strconv.FormatUint(s.Packets, 10), strconv.FormatUint(s.Bytes, 10), strconv.FormatUint(s.Drops, 10)})
 		}
 	}
+	if n.aggregates > 0 {
+		fmt.Fprintf(r.stderr, "%d packets are larger than their interface's MTU: several in one, not cut yet (offload)\n", n.aggregates)
+	}
 	if r.quiet {
-		fmt.Fprintf(r.stderr, "%d packets captured\n%d packets dropped by kernel\n", kept, total.Drops)
+		fmt.Fprintf(r.stderr, "%d packets captured\n%d packets dropped by kernel\n", n.kept, total.Drops)
 		return nil
 	}
 	if len(rows) > 0 {
@@ -372,6 +390,6 @@ func (r recording) summary(c *capture.Capture, kept int) error {
 			return err
 		}
 	}
-	_, err := fmt.Fprintf(r.stderr, "%d packets captured; %d seen on %d interfaces, %d bytes, %d dropped\n", kept, total.Packets, len(c.Interfaces), total.Bytes, total.Drops)
+	_, err := fmt.Fprintf(r.stderr, "%d packets captured; %d seen on %d interfaces, %d bytes, %d dropped\n", n.kept, total.Packets, len(c.Interfaces), total.Bytes, total.Drops)
 	return err
 }

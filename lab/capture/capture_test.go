@@ -179,7 +179,7 @@ func TestFilter(t *testing.T) {
 	t.Parallel()
 	nodestest.Require(t, nodestest.Tool("tcpdump"))
 	s, lo := loopback(t)
-	filter, err := Compile(t.Context(), "udp and greater 142")
+	filter, err := Compile(t.Context(), "udp and greater 142", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -201,6 +201,33 @@ func TestFilter(t *testing.T) {
 	}
 	if seen != 20 {
 		t.Errorf("%d packets passed the filter, want 20", seen)
+	}
+}
+
+// Of a packet that is cut the length on the wire is known still.
+func TestCut(t *testing.T) {
+	t.Parallel()
+	s, lo := loopback(t)
+	c, err := Open(t.Context(), s, []Interface{lo}, Options{Memory: 1 << 20, Filter: Cut(60)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	s.send(t, 1, 1000)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := c.Run(ctx, func(batch []Packet) error {
+		for _, p := range batch {
+			if toDiscard(p) && (len(p.Data) != 60 || p.Len != 1042) {
+				t.Errorf("%d bytes of %d, want 60 of 1042", len(p.Data), p.Len)
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if st := c.Stats()[0]; st.Packets == 0 {
+		t.Error("nothing was seen")
 	}
 }
 
@@ -249,6 +276,16 @@ func TestFind(t *testing.T) {
 	}
 }
 
+func TestAggregate(t *testing.T) {
+	t.Parallel()
+	i := Interface{MTU: 1500}
+	for size, want := range map[int]bool{60: false, 1514: false, 1518: false, 1519: true, 65000: true} {
+		if got := i.Aggregate(Packet{Len: size}); got != want {
+			t.Errorf("Aggregate of %d bytes = %v, want %v", size, got, want)
+		}
+	}
+}
+
 func TestParseProgram(t *testing.T) {
 	t.Parallel()
 	got, err := parseProgram("2\n40 0 0 12\n6 0 0 262144\n")
@@ -265,12 +302,12 @@ func TestParseProgram(t *testing.T) {
 func TestCompileRefusesWhatTcpdumpRefuses(t *testing.T) {
 	t.Parallel()
 	nodestest.Require(t, nodestest.Tool("tcpdump"))
-	_, err := Compile(t.Context(), "no such thing")
+	_, err := Compile(t.Context(), "no such thing", 0)
 	if f, ok := errors.AsType[*lab.Failure](err); !ok || f.Kind != lab.Usage || !strings.Contains(err.Error(), "syntax error") {
 		t.Errorf("Compile = %v, want tcpdump's own words", err)
 	}
 	// Only Ethernet has it: elsewhere nothing passes.
-	filters, err := Compile(t.Context(), "ether host 02:00:00:00:00:01")
+	filters, err := Compile(t.Context(), "ether host 02:00:00:00:00:01", 0)
 	if err != nil || len(filters[packet.LinkRaw]) != 1 {
 		t.Errorf("Compile(ether host) = %v, %v", filters, err)
 	}

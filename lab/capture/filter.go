@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -14,8 +15,9 @@ import (
 )
 
 // Compile makes classic BPF of a filter expression (pcap-filter(7)) for each
-// link type that a lab has. It runs `tcpdump -ddd`, which needs no privileges.
-func Compile(ctx context.Context, expr string) (map[packet.LinkType][]unix.SockFilter, error) {
+// link type that a lab has; of each packet it lets the first snap bytes pass,
+// 0 for all. It runs `tcpdump -ddd`, which needs no privileges.
+func Compile(ctx context.Context, expr string, snap int) (map[packet.LinkType][]unix.SockFilter, error) {
 	program, err := exec.LookPath("tcpdump")
 	if err != nil {
 		return nil, &lab.Failure{Kind: lab.Unable, Err: errors.New("filter: tcpdump compiles it, and there is none here"),
@@ -27,7 +29,7 @@ func Compile(ctx context.Context, expr string) (map[packet.LinkType][]unix.SockF
 		name string
 	}{{packet.LinkEthernet, "EN10MB"}, {packet.LinkRaw, "RAW"}} {
 		link := on.link
-		cmd := exec.CommandContext(ctx, program, "-y", on.name, "-s", "0", "-ddd", "--", expr)
+		cmd := exec.CommandContext(ctx, program, "-y", on.name, "-s", strconv.Itoa(snap), "-ddd", "--", expr)
 		var stderr bytes.Buffer
 		cmd.Stderr = &stderr
 		out, err := cmd.Output()
@@ -48,6 +50,12 @@ func Compile(ctx context.Context, expr string) (map[packet.LinkType][]unix.SockF
 		}
 	}
 	return compiled, nil
+}
+
+// Cut is a filter that lets the first snap bytes of every packet pass.
+func Cut(snap int) map[packet.LinkType][]unix.SockFilter {
+	program := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: uint32(snap)}}
+	return map[packet.LinkType][]unix.SockFilter{packet.LinkEthernet: program, packet.LinkRaw: program}
 }
 
 func lastLine(s string) string {

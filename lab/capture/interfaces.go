@@ -28,7 +28,8 @@ type Interface struct {
 	Index    int
 	Link     packet.LinkType
 	MAC      net.HardwareAddr // of Ethernet devices
-	Master   int              // the index of the bridge that it is a port of
+	MTU      int
+	Master   int // the index of the bridge that it is a port of
 	Up       bool
 	Loopback bool
 }
@@ -110,10 +111,10 @@ func link(m syscall.NetlinkMessage) (Interface, error) {
 		switch a.Attr.Type {
 		case unix.IFLA_IFNAME:
 			i.Name = strings.TrimRight(string(a.Value), "\x00")
+		case unix.IFLA_MTU:
+			i.MTU = number(a.Value)
 		case unix.IFLA_MASTER:
-			if len(a.Value) == 4 {
-				i.Master = int(binary.NativeEndian.Uint32(a.Value))
-			}
+			i.Master = number(a.Value)
 		case unix.IFLA_ADDRESS:
 			if typ == unix.ARPHRD_ETHER {
 				i.MAC = net.HardwareAddr(a.Value)
@@ -121,6 +122,21 @@ func link(m syscall.NetlinkMessage) (Interface, error) {
 		}
 	}
 	return i, nil
+}
+
+// number reads an attribute of 32 bits.
+func number(b []byte) int {
+	if len(b) != 4 {
+		return 0
+	}
+	return int(binary.NativeEndian.Uint32(b))
+}
+
+// Aggregate says whether a packet is larger than i can send at once: it is
+// several, which the kernel cuts when it must (offload).
+func (i Interface) Aggregate(p Packet) bool {
+	const headers = 14 + 4 // Ethernet's and a VLAN's
+	return i.MTU > 0 && p.Len > i.MTU+headers
 }
 
 // Find resolves a target: "node1:eth0" is that interface, "node1" all of the

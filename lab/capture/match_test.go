@@ -38,7 +38,7 @@ func TestMatchIsTcpdumps(t *testing.T) {
 		{Host: netip.MustParseAddr("10.0.0.1")}, {Host: netip.MustParseAddr("10.0.0.3")},
 		{Host: netip.MustParseAddr("10.0.0.2"), Proto: "icmp"}, {Host: netip.MustParseAddr("10.0.0.2"), Port: 9, Proto: "udp"},
 	} {
-		filter, err := Compile(t.Context(), m.Expression())
+		filter, err := Compile(t.Context(), m.Expression(), 0)
 		if err != nil {
 			t.Fatalf("%q: %v", m.Expression(), err)
 		}
