@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 	"labctl/lab/internal/rpc"
 	"labctl/lab/ping"
+	"labctl/nodes"
 )
 
 // Client speaks with the supervisor of a running lab. Each call opens a
@@ -189,6 +190,18 @@ func (c *Client) Fault(ctx context.Context, f FaultRequest) error {
 	defer done()
 	_, _, err = c.receive(ctx, conn)
 	return err
+}
+
+// Tables asks what endpoints decide by where packets go; all of them and the
+// segments when none is named.
+func (c *Client) Tables(ctx context.Context, endpoints ...string) (map[string]*nodes.Tables, error) {
+	conn, done, err := c.call(ctx, Request{Tables: &TablesRequest{Endpoints: endpoints}})
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	r, _, err := c.receive(ctx, conn)
+	return r.Tables, err
 }
 
 // Socket opens a socket in an endpoint's namespace (socket(2)'s arguments).

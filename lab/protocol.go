@@ -1,5 +1,7 @@
 package lab
 
+import "labctl/nodes"
+
 // Request is what a command sends first on a connection to the supervisor;
 // exactly one field is set.
 type Request struct {
@@ -8,8 +10,9 @@ type Request struct {
 	Plan   *struct{}      `json:"plan,omitempty"`   // answered by one Response with Plan
 	Exec   *ExecRequest   `json:"exec,omitempty"`
 	Socket *SocketRequest `json:"socket,omitempty"`
-	Fault  *FaultRequest  `json:"fault,omitempty"` // answered by one empty Response
-	Node   *NodeRequest   `json:"node,omitempty"`  // answered by one Response with Node
+	Fault  *FaultRequest  `json:"fault,omitempty"`  // answered by one empty Response
+	Node   *NodeRequest   `json:"node,omitempty"`   // answered by one Response with Node
+	Tables *TablesRequest `json:"tables,omitempty"` // answered by one Response with Tables
 }
 
 // ExecRequest starts a process in an endpoint. Its files are standard input,
@@ -38,6 +41,11 @@ type SocketRequest struct {
 	Protocol int    `json:"protocol"`
 }
 
+// TablesRequest asks what endpoints decide by where packets go.
+type TablesRequest struct {
+	Endpoints []string `json:"endpoints"` // empty: all there are, segments included
+}
+
 // FaultRequest holds or releases nodes.
 type FaultRequest struct {
 	Hold    bool     `json:"hold,omitempty"`
@@ -47,15 +55,16 @@ type FaultRequest struct {
 
 // Response is what the supervisor answers.
 type Response struct {
-	Status  *Status     `json:"status,omitempty"`
-	Event   *Event      `json:"event,omitempty"`
-	Plan    *Plan       `json:"plan,omitempty"`
-	Started *Started    `json:"started,omitempty"`
-	Exit    *Exit       `json:"exit,omitempty"`
-	Node    *NodeResult `json:"node,omitempty"`
-	Error   string      `json:"error,omitempty"`
-	Kind    FailureKind `json:"kind,omitempty"`
-	Cure    string      `json:"cure,omitempty"`
+	Status  *Status                  `json:"status,omitempty"`
+	Event   *Event                   `json:"event,omitempty"`
+	Plan    *Plan                    `json:"plan,omitempty"`
+	Started *Started                 `json:"started,omitempty"`
+	Exit    *Exit                    `json:"exit,omitempty"`
+	Node    *NodeResult              `json:"node,omitempty"`
+	Tables  map[string]*nodes.Tables `json:"tables,omitempty"`
+	Error   string                   `json:"error,omitempty"`
+	Kind    FailureKind              `json:"kind,omitempty"`
+	Cure    string                   `json:"cure,omitempty"`
 }
 
 // Started tells the process's id as the caller's /proc shows it.

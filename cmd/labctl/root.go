@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -67,6 +68,9 @@ func run(e env) int {
 // runsCommand marks the commands whose exit status is that of what they run.
 const runsCommand = "runs a command"
 
+// outputsToo marks a command that knows one output more: its name.
+const outputsToo = "another output"
+
 // report prints what went wrong, and the cure, and chooses the exit status.
 func (a *app) report(err error) int {
 	if err == nil {
@@ -112,11 +116,15 @@ tools what happens. It needs no containers, no daemon, and no root.`,
 		return usage(err, c.CommandPath()+" --help shows the flags")
 	})
 	root.PersistentPreRunE = func(c *cobra.Command, _ []string) error {
-		switch a.output {
-		case "table", "wide", "json", "yaml":
+		known := []string{"table", "wide", "json", "yaml"}
+		if more := c.Annotations[outputsToo]; more != "" {
+			known = append(known, more)
+		}
+		if slices.Contains(known, a.output) {
 			return nil
 		}
-		return usage(fmt.Errorf("output %q: not known", a.output), "choose table, wide, json or yaml")
+		last := len(known) - 1
+		return usage(fmt.Errorf("output %q: not known", a.output), "choose "+strings.Join(known[:last], ", ")+" or "+known[last])
 	}
 	root.AddGroup(&cobra.Group{ID: "life", Title: "A lab's life:"}, &cobra.Group{ID: "look", Title: "Look and touch:"},
 		&cobra.Group{ID: "host", Title: "On a real machine:"}, &cobra.Group{ID: "help", Title: "Around it:"})
@@ -127,7 +135,7 @@ tools what happens. It needs no containers, no daemon, and no root.`,
 		}
 	}
 	group("life", a.upCommand(), a.downCommand(), a.lsCommand(), a.labsCommand(), a.showCommand())
-	group("look", a.statusCommand(), a.execCommand(), a.shellCommand(), a.pingCommand(), a.iperfCommand(), a.tcpdumpCommand(), a.captureCommand(), a.logsCommand(), a.nodeCommand(), a.faultCommand(), a.testCommand())
+	group("look", a.statusCommand(), a.execCommand(), a.shellCommand(), a.pingCommand(), a.traceCommand(), a.captureCommand(), a.tcpdumpCommand(), a.iperfCommand(), a.logsCommand(), a.nodeCommand(), a.faultCommand(), a.testCommand())
 	group("host", a.agentCommand(), a.dockerOptsCommand())
 	group("help", a.doctorCommand(), a.versionCommand(), a.completionCommand())
 	root.SetHelpCommand(helpCommand())

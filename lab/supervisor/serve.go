@@ -63,6 +63,11 @@ func (s *Supervisor) answer(ctx context.Context, c *rpc.Conn) {
 		s.exec(ctx, c, *r.Exec, files)
 	case r.Socket != nil:
 		err = s.socket(c, *r.Socket)
+	case r.Tables != nil:
+		var tables map[string]*nodes.Tables
+		if tables, err = s.tables(r.Tables.Endpoints); err == nil {
+			err = c.Send(lab.Response{Tables: tables})
+		}
 	case r.Fault != nil:
 		if err = s.fault(*r.Fault); err == nil {
 			err = c.Send(lab.Response{})

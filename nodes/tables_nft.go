@@ -1,0 +1,316 @@
+package nodes
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"github.com/google/nftables/userdata"
+	"golang.org/x/sys/unix"
+)
+
+// TableRule is an nftables rule that can end a packet's way or change it, or a
+// base chain's policy (Conds empty).
+type TableRule struct {
+	Family   string `json:"family"` // ip, inet ...
+	Table    string `json:"table"`
+	Chain    string `json:"chain"`
+	Hook     string `json:"hook,omitempty"` // prerouting, input, forward, output, postrouting; "" for a chain that is jumped to
+	Priority int    `json:"priority,omitempty"`
+	Conds    []Cond `json:"conds,omitempty"`
+	// Verdict is drop, reject, accept, masquerade, snat, dnat, jump NAME ...
+	Verdict string `json:"verdict"`
+	Comment string `json:"comment,omitempty"`
+	// Packets is what the rule counted; nil without a counter.
+	Packets *uint64 `json:"packets,omitempty"`
+}
+
+// Cond is one condition of a rule. What is "iif", "oif" (a device's name),
+// "network OFFSET", "transport OFFSET" (bytes of the header), "l4proto", "nfproto",
+// or something else that cannot be told from a packet.
+type Cond struct {
+	What  string `json:"what"`
+	Not   bool   `json:"not,omitempty"`
+	Mask  []byte `json:"mask,omitempty"`
+	Value []byte `json:"value"`
+}
+
+// Packet is what a rule can be matched with.
+type Packet struct {
+	In, Out            string // devices
+	Protocol           byte
+	Network, Transport []byte // headers
+}
+
+// Matches says whether the rule takes the packet. sure is false when the rule
+// asks for what a Packet does not tell; then the answer is that for the rest.
+func (r TableRule) Matches(p Packet) (matches, sure bool) {
+	sure = true
+	if r.Family != "ip" && r.Family != "inet" && r.Family != "bridge" {
+		return false, true
+	}
+	for _, c := range r.Conds {
+		have, known := c.load(p)
+		if !known {
+			sure = false
+			continue
+		}
+		if len(c.Mask) > 0 {
+			have = slices.Clone(have)
+			for i := range min(len(have), len(c.Mask)) {
+				have[i] &= c.Mask[i]
+			}
+		}
+		if bytes.Equal(have, c.Value) == c.Not {
+			return false, true
+		}
+	}
+	return true, sure
+}
+
+// load is what the condition compares.
+func (c Cond) load(p Packet) (value []byte, known bool) {
+	var offset int
+	header := func(b []byte) ([]byte, bool) {
+		if offset+len(c.Value) > len(b) {
+			return nil, false
+		}
+		return b[offset : offset+len(c.Value)], true
+	}
+	name := func(dev string) ([]byte, bool) {
+		b := append([]byte(dev), make([]byte, unix.IFNAMSIZ)...)
+		return b[:len(c.Value)], true
+	}
+	switch c.What {
+	case "iif":
+		return name(p.In)
+	case "oif":
+		return name(p.Out)
+	case "l4proto":
+		return []byte{p.Protocol}, true
+	case "nfproto":
+		return []byte{unix.NFPROTO_IPV4}, true
+	case "ethertype", "link 12":
+		return []byte{0x08, 0x00}, true
+	}
+	if n, _ := fmt.Sscanf(c.What, "network %d", &offset); n == 1 {
+		return header(p.Network)
+	}
+	if n, _ := fmt.Sscanf(c.What, "transport %d", &offset); n == 1 {
+		return header(p.Transport)
+	}
+	return nil, false
+}
+
+// String is the rule as nft names it, with its counter.
+func (r TableRule) String() string {
+	s := fmt.Sprintf("table %s %s, chain %s", r.Family, r.Table, r.Chain)
+	if r.Hook != "" {
+		s += " (hook " + r.Hook + ")"
+	}
+	if len(r.Conds) == 0 && strings.HasPrefix(r.Verdict, "policy") {
+		return s + ": " + r.Verdict
+	}
+	s += ": "
+	for _, c := range r.Conds {
+		s += c.String() + " "
+	}
+	s += r.Verdict
+	if r.Comment != "" {
+		s += fmt.Sprintf(" comment %q", r.Comment)
+	}
+	return s
+}
+
+// String is the condition in nft's words as far as they are short.
+func (c Cond) String() string {
+	op := " "
+	if c.Not {
+		op = " != "
+	}
+	value := fmt.Sprintf("%#x", c.Value)
+	what := c.What
+	switch {
+	case what == "iif" || what == "oif":
+		what, value = what+"name", fmt.Sprintf("%q", bytes.TrimRight(c.Value, "\x00"))
+	case (what == "network 12" || what == "network 16") && len(c.Value) == 4:
+		what = map[string]string{"network 12": "ip saddr", "network 16": "ip daddr"}[what]
+		value = fmt.Sprintf("%d.%d.%d.%d", c.Value[0], c.Value[1], c.Value[2], c.Value[3])
+		ones := 0
+		for _, b := range c.Mask {
+			for ; b&0x80 != 0; b <<= 1 {
+				ones++
+			}
+		}
+		if len(c.Mask) == 4 {
+			value += fmt.Sprintf("/%d", ones)
+		}
+	case (what == "network 12" || what == "network 16") && len(c.Value) < 4:
+		what = map[string]string{"network 12": "ip saddr", "network 16": "ip daddr"}[what]
+		var parts []string
+		for i := range 4 {
+			if i < len(c.Value) {
+				parts = append(parts, fmt.Sprint(c.Value[i]))
+			} else {
+				parts = append(parts, "0")
+			}
+		}
+		value = fmt.Sprintf("%s/%d", strings.Join(parts, "."), 8*len(c.Value))
+	case what == "transport 2" && len(c.Value) == 2:
+		what, value = "dport", fmt.Sprint(int(c.Value[0])<<8|int(c.Value[1]))
+	case what == "transport 0" && len(c.Value) == 2:
+		what, value = "sport", fmt.Sprint(int(c.Value[0])<<8|int(c.Value[1]))
+	case (what == "l4proto" || what == "network 9") && len(c.Value) == 1:
+		what, value = "protocol", protocolName(c.Value[0])
+	case what == "nfproto" || what == "ethertype" || what == "link 12":
+		return "ipv4"
+	case len(c.Value) == 0:
+		return what
+	}
+	return what + op + value
+}
+
+func protocolName(p byte) string {
+	switch p {
+	case unix.IPPROTO_ICMP:
+		return "icmp"
+	case unix.IPPROTO_TCP:
+		return "tcp"
+	case unix.IPPROTO_UDP:
+		return "udp"
+	case unix.IPPROTO_IPIP:
+		return "ipip"
+	}
+	return fmt.Sprint(p)
+}
+
+var families = map[nftables.TableFamily]string{
+	nftables.TableFamilyIPv4: "ip", nftables.TableFamilyINet: "inet", nftables.TableFamilyIPv6: "ip6", nftables.TableFamilyBridge: "bridge",
+	nftables.TableFamilyARP: "arp", nftables.TableFamilyNetdev: "netdev",
+}
+
+var hooks = []string{"prerouting", "input", "forward", "output", "postrouting"}
+
+// tableRules lists the thread's namespace's.
+func tableRules() ([]TableRule, error) {
+	conn, err := nftables.New()
+	if err != nil {
+		return nil, err
+	}
+	var out []TableRule
+	for _, family := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyINet, nftables.TableFamilyBridge} {
+		chains, err := conn.ListChainsOfTableFamily(family)
+		if err != nil {
+			return nil, err
+		}
+		for _, c := range chains {
+			base := TableRule{Family: families[c.Table.Family], Table: c.Table.Name, Chain: c.Name}
+			if c.Hooknum != nil && int(*c.Hooknum) < len(hooks) {
+				base.Hook = hooks[*c.Hooknum]
+			}
+			if c.Priority != nil {
+				base.Priority = int(*c.Priority)
+			}
+			rules, err := conn.GetRules(c.Table, c)
+			if err != nil {
+				continue // gone meanwhile
+			}
+			for _, r := range rules {
+				out = append(out, tableRule(base, r))
+			}
+			if c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop {
+				base.Verdict = "policy drop"
+				out = append(out, base)
+			}
+		}
+	}
+	return out, nil
+}
+
+// tableRule reads a rule's expressions: registers that are loaded, masked and
+// compared become conditions.
+func tableRule(base TableRule, r *nftables.Rule) TableRule {
+	base.Comment, _ = userdata.GetString(r.UserData, userdata.TypeComment)
+	var what string
+	var mask []byte
+	cond := func(value []byte, not bool) {
+		base.Conds = append(base.Conds, Cond{What: what, Not: not, Mask: mask, Value: value})
+		mask = nil
+	}
+	for _, e := range r.Exprs {
+		switch e := e.(type) {
+		case *expr.Meta:
+			what = map[expr.MetaKey]string{expr.MetaKeyIIFNAME: "iif", expr.MetaKeyOIFNAME: "oif", expr.MetaKeyL4PROTO: "l4proto",
+				expr.MetaKeyNFPROTO: "nfproto", expr.MetaKeyMARK: "mark",
+				expr.MetaKeyPROTOCOL: "ethertype"}[e.Key]
+			if what == "" {
+				what = fmt.Sprintf("meta %d", e.Key)
+			}
+		case *expr.Payload:
+			what = fmt.Sprintf("%s %d", map[expr.PayloadBase]string{expr.PayloadBaseLLHeader: "link", expr.PayloadBaseNetworkHeader: "network",
+				expr.PayloadBaseTransportHeader: "transport"}[e.Base], e.Offset)
+		case *expr.Bitwise:
+			mask = e.Mask
+		case *expr.Cmp:
+			if what == "mark" && len(e.Data) == 4 {
+				what = fmt.Sprintf("mark %#x", binaryutil.NativeEndian.Uint32(e.Data))
+				cond(nil, e.Op == expr.CmpOpNeq)
+				break
+			}
+			if e.Op != expr.CmpOpEq && e.Op != expr.CmpOpNeq {
+				what = "range of " + what
+			}
+			cond(e.Data, e.Op == expr.CmpOpNeq)
+		case *expr.Counter:
+			n := e.Packets
+			base.Packets = &n
+		case *expr.Ct:
+			what = "ct"
+		case *expr.Fib:
+			what = "fib"
+		case *expr.Lookup:
+			what = "set " + e.SetName
+			cond(nil, e.Invert)
+		case *expr.Match:
+			what = "match " + e.Name
+			cond(nil, false)
+		case *expr.Range:
+			what = "range of " + what
+			cond(nil, false)
+		case *expr.Limit:
+			what = "limit"
+			cond(nil, false)
+		case *expr.Verdict:
+			base.Verdict = verdictName(e)
+		case *expr.Reject:
+			base.Verdict = "reject"
+		case *expr.Masq:
+			base.Verdict = "masquerade"
+		case *expr.NAT:
+			base.Verdict = map[expr.NATType]string{expr.NATTypeSourceNAT: "snat", expr.NATTypeDestNAT: "dnat"}[e.Type]
+		case *expr.Target:
+			base.Verdict = strings.ToLower(e.Name)
+		}
+	}
+	return base
+}
+
+func verdictName(v *expr.Verdict) string {
+	switch v.Kind {
+	case expr.VerdictAccept:
+		return "accept"
+	case expr.VerdictDrop:
+		return "drop"
+	case expr.VerdictReturn:
+		return "return"
+	case expr.VerdictJump:
+		return "jump " + v.Chain
+	case expr.VerdictGoto:
+		return "goto " + v.Chain
+	}
+	return ""
+}
