@@ -42,6 +42,12 @@ func (p *Plan) endpointCure(name string) string {
 	return cure
 }
 
+// NoSuchEndpoint is the error for a name that no endpoint has; it offers the
+// nearest.
+func (p *Plan) NoSuchEndpoint(name string) error {
+	return &Failure{Kind: Usage, Err: fmt.Errorf("%s: no such endpoint in lab %s", name, p.Name), Cure: p.endpointCure(name)}
+}
+
 // Rename gives the lab another name, for running one file several times.
 func (s *Spec) Rename(name string) error {
 	if !labName.MatchString(name) {

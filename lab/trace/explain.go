@@ -81,12 +81,24 @@ func (w *walk) follow(steps []*Step, from string, m move, answered bool) outcome
 				confirmed = suspect
 			}
 		}
+		w.translated(x, m)
 		if confirmed != nil {
 			frame = m.frame // as it should have been
 		}
 		m = w.next(spot{x.Endpoint, x.Interface, x.Direction == Out, frame})
 	}
 	return o
+}
+
+// translated remembers that netfilter changed a packet's source where the walk
+// did not see why, so that the answer is understood.
+func (w *walk) translated(x *Step, m move) {
+	is, was := x.Packet.innermost(), m.frame.innermost()
+	if is.Src == was.Src || !was.Src.IsValid() || !is.Src.IsValid() {
+		return
+	}
+	x.Why = append(x.Why, Decision{"netfilter", x.Endpoint, fmt.Sprintf("source %s becomes %s: masqueraded", was.Src, is.Src)})
+	w.nat = append(w.nat, translation{x.Endpoint, was.Src, is.Src, true})
 }
 
 // endpoint is where the packet came to: an interface's, or the endpoint itself.
@@ -159,6 +171,9 @@ func changes(was, is Frame) []string {
 	}
 	if was.SrcPort != is.SrcPort || was.DstPort != is.DstPort {
 		note("ports %d > %d", is.SrcPort, is.DstPort)
+	}
+	if was.Fragment && !is.Fragment {
+		note("reassembled: connection tracking wants it whole")
 	}
 	if was.Len != is.Len {
 		note("length %d -> %d", was.Len, is.Len)

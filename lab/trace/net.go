@@ -21,6 +21,7 @@ type network struct {
 	known  map[string]bool // endpoints of the plan
 	// backend is flannel's Backend.Type.
 	backend string
+	pool    netip.Prefix // of all containers
 }
 
 // lease is a row of the agents' table.
@@ -33,7 +34,7 @@ type lease struct {
 
 // newNetwork reads plan and status. The tables come later.
 func newNetwork(p *lab.Plan, st *lab.Status) *network {
-	n := &network{peers: map[string]string{}, dead: map[string]bool{}, known: map[string]bool{}, backend: p.Backend}
+	n := &network{peers: map[string]string{}, dead: map[string]bool{}, known: map[string]bool{}, backend: p.Backend, pool: p.Pool}
 	join := func(a, b string) { n.peers[a], n.peers[b] = b, a }
 	nic := func(endpoint string, c lab.NICPlan) { join(endpoint+":"+c.Name, c.Segment+":"+c.Port) }
 	for _, s := range p.Segments {
@@ -206,7 +207,21 @@ func (n *network) wanted(endpoint string, a netip.Addr) (*nodes.TableRoute, stri
 		r.OnLink = slices.Contains(words, "onlink")
 		best, text = r, d.Text
 	}
+	if best == nil {
+		return n.wantedTUN(endpoint, a)
+	}
 	return best, text
+}
+
+// wantedTUN is the route to the agent's device on a node whose agent died: with
+// the agent went its device, the route, and whoever would report them missing.
+func (n *network) wantedTUN(endpoint string, a netip.Addr) (*nodes.TableRoute, string) {
+	const dev = "flannel0"
+	own, to := n.leaseOf(endpoint), n.owner(a)
+	if n.backend != "udp" || own == nil || own.alive || to == nil || to == own || n.link(endpoint, dev) != nil {
+		return nil, ""
+	}
+	return &nodes.TableRoute{Kind: "unicast", Dst: n.pool.Masked(), Dev: dev}, "missing route " + n.pool.String() + " dev " + dev
 }
 
 // driftOf is what the reconciler found wrong at an endpoint, in words that

@@ -89,7 +89,7 @@ func (s *sender) send(try int) (refusal, err error) {
 		b = make([]byte, 20, 20+s.Size)
 		binary.BigEndian.PutUint16(b, mark)
 		binary.BigEndian.PutUint16(b[2:], s.Port)
-		binary.BigEndian.PutUint32(b[4:], rand.Uint32())
+		binary.BigEndian.PutUint32(b[4:], uint32(mark)<<16|rand.Uint32N(1<<15))
 		b[12], b[13] = 5<<4, 0x02 // SYN
 		binary.BigEndian.PutUint16(b[14:], 64240)
 		b = append(b, payload...)
@@ -98,11 +98,13 @@ func (s *sender) send(try int) (refusal, err error) {
 		binary.BigEndian.PutUint16(b, mark)
 		binary.BigEndian.PutUint16(b[2:], s.Port)
 		binary.BigEndian.PutUint16(b[4:], uint16(8+s.Size))
-		b = append(b, payload...)
+		if b = append(b, payload...); s.Size >= 2 {
+			binary.BigEndian.PutUint16(b[8:], mark)
+		}
 	default:
 		b = append([]byte{8, 0, 0, 0, 0, 0, 0, 0}, payload...)
 		binary.BigEndian.PutUint16(b[4:], mark)
-		binary.BigEndian.PutUint16(b[6:], uint16(try+1))
+		binary.BigEndian.PutUint16(b[6:], mark)
 		binary.BigEndian.PutUint16(b[2:], checksum(b))
 	}
 	// The kernel chooses the source address, which the checksum counts.
@@ -180,7 +182,7 @@ func (s *sender) read(d packet.Decoder, x sight) (f Frame, way Way, try int, ok 
 	if x.offloaded {
 		f.Checksum = "offloaded"
 	}
-	way, mark := s.recognise(f.innermost(), rest)
+	way, mark := s.recognise(f.innermost(), rest, p.Payload())
 	if way == "" || mark&^1 != s.mark {
 		return f, way, 0, false
 	}
@@ -188,35 +190,37 @@ func (s *sender) read(d packet.Decoder, x sight) (f Frame, way Way, try int, ok 
 }
 
 // recognise tells which of the trace's packets this is, and its mark.
-func (s *sender) recognise(f *Frame, rest packet.Layer) (Way, uint16) {
+func (s *sender) recognise(f *Frame, rest packet.Layer, payload []byte) (Way, uint16) {
 	switch l := rest.(type) {
 	case packet.ICMP:
 		switch {
 		case l.Error():
 			quoted, inner := frameOf(l.Quoted)
-			if way, mark := s.recognise(quoted.innermost(), inner); way == Request {
+			if way, mark := s.recognise(quoted.innermost(), inner, nil); way == Request {
 				return Problem, mark
 			}
 		case s.Protocol == "icmp" && l.Request():
-			return Request, l.ID
+			return Request, l.Seq
 		case s.Protocol == "icmp" && l.Reply():
-			return Answer, l.ID
+			return Answer, l.Seq
 		}
 	case packet.TCP:
 		// What follows the answer (the kernel's RST, as it knows of no
 		// connection) is not part of the trace.
 		switch {
 		case s.Protocol != "tcp":
-		case f.DstPort == s.Port && f.SrcPort&^1 == s.mark && f.Kind != "reset":
-			return Request, f.SrcPort
-		case f.DstPort&^1 == s.mark && (f.Kind == "syn-ack" || f.Kind == "reset"):
-			return Answer, f.DstPort
+		case f.DstPort == s.Port && f.Kind != "reset":
+			return Request, uint16(l.Seq >> 16)
+		case f.SrcPort == s.Port && (f.Kind == "syn-ack" || f.Kind == "reset"):
+			return Answer, uint16(l.Ack >> 16)
 		}
 	case packet.UDP:
 		switch {
 		case s.Protocol != "udp":
-		case f.SrcPort&^1 == s.mark:
+		case f.DstPort == s.Port && f.SrcPort&^1 == s.mark:
 			return Request, f.SrcPort
+		case f.DstPort == s.Port && len(payload) >= 2:
+			return Request, binary.BigEndian.Uint16(payload)
 		case f.DstPort&^1 == s.mark:
 			return Answer, f.DstPort
 		}

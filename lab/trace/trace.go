@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -62,7 +61,7 @@ func (r *run) look(ctx context.Context, p Probe) error {
 	}
 	r.net = newNetwork(r.plan, r.status)
 	if !r.net.known[p.From] {
-		return r.unknown(p.From, "no such endpoint")
+		return r.plan.NoSuchEndpoint(p.From)
 	}
 	if r.net.dead[p.From] {
 		return &lab.Failure{Kind: lab.Failed, Err: fmt.Errorf("%s: has no power: its node was killed", p.From), Cure: "labctl node start " + strings.Split(p.From, ".")[0]}
@@ -130,7 +129,7 @@ func (r *run) address(text string) (netip.Addr, error) {
 			}
 		}
 		if !ok {
-			return a, r.unknown(text, "no such endpoint, and no address")
+			return a, r.plan.NoSuchEndpoint(text)
 		}
 	}
 	if !a.Is4() {
@@ -139,48 +138,10 @@ func (r *run) address(text string) (netip.Addr, error) {
 	return a, nil
 }
 
-// unknown is the error for a name that is not there; it offers the nearest.
-func (r *run) unknown(name, what string) error {
-	names := slices.Sorted(maps.Keys(r.net.known))
-	slices.SortStableFunc(names, func(a, b string) int { return cmp.Compare(distance(name, a), distance(name, b)) })
-	cure := "there are " + strings.Join(slices.Sorted(maps.Keys(r.net.known)), ", ")
-	var near []string
-	for _, n := range names[:min(3, len(names))] {
-		if distance(name, n) <= 2 {
-			near = append(near, n)
-		}
-	}
-	if len(near) > 0 {
-		cure = "did you mean " + strings.Join(near, " or ") + "? " + cure
-	}
-	return &lab.Failure{Kind: lab.Usage, Err: fmt.Errorf("%s: %s in lab %s", name, what, r.plan.Name), Cure: cure}
-}
-
-// distance is Levenshtein's: how many letters are to be changed.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			d := diagonal
-			if a[i] != b[j] {
-				d++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(d, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
-}
-
 // capture sends the packet, at most twice, and collects what is seen of it.
 func (r *run) capture(ctx context.Context) (err error) {
 	defer r.send.file.Close()
-	filter, err := marked(r.send.mark)
+	filter, err := marked(r.send.Protocol, r.send.mark)
 	if err != nil {
 		return err
 	}
@@ -377,7 +338,7 @@ func (r *run) steps(try int) []*Step {
 		if x.out {
 			s.Direction = Out
 		}
-		if l := r.net.link(s.Endpoint, s.Interface); l != nil && l.Name != "lo" && f.Len > l.MTU {
+		if l := r.net.link(s.Endpoint, s.Interface); l != nil && l.Name != "lo" && f.Len > l.MTU && (f.Protocol == "tcp" || f.Protocol == "udp") {
 			s.Packet.Aggregate = true
 		}
 		s.AtUs = float64(x.at-seen[0].at) / 1000

@@ -205,9 +205,9 @@ func (w *watcher) read() (sight, bool) {
 }
 
 // marked is a filter for packets that carry one of two neighbouring marks,
-// mark being even, where a probe, its answer or an error about it may have it: an
-// echo's identifier, a source or a destination port, plain or in a tunnel.
-func marked(mark uint16) ([]bpf.RawInstruction, error) {
+// mark being even, where a probe, its answer or an error about it may have it,
+// plain or in a tunnel.
+func marked(protocol string, mark uint16) ([]bpf.RawInstruction, error) {
 	const ip, udp, vxlan, eth = 20, 8, 8, 14
 	var offsets []uint32
 	for _, base := range []uint32{
@@ -216,11 +216,12 @@ func marked(mark uint16) ([]bpf.RawInstruction, error) {
 		eth + ip + udp + vxlan + eth + ip,  // vxlan
 		eth + ip + udp + ip, eth + ip + ip, // flannel's udp; ipip
 	} {
-		for _, at := range []uint32{0, 2, 4} { // ports; identifier
-			offsets = append(offsets, base+at)
-			// An error quotes IP header and 8 bytes after its own 8.
-			offsets = append(offsets, base+8+ip+at)
+		at := markOffsets[protocol]
+		for _, o := range at {
+			offsets = append(offsets, base+o)
 		}
+		// An error quotes the IP header and what follows after 8 bytes of its own.
+		offsets = append(offsets, base+8+ip+at[0])
 	}
 	const each = 5 // instructions
 	var prog []bpf.Instruction
@@ -242,3 +243,9 @@ func marked(mark uint16) ([]bpf.RawInstruction, error) {
 	}
 	return raw, nil
 }
+
+// markOffsets are where behind the IP header the mark is: first in the probe,
+// then in answers. NAT changes ports and an echo's identifier, so it is in an
+// echo's sequence number, in the upper half of TCP's and of what acknowledges
+// it; UDP has it in its ports, and in the payload for when they change.
+var markOffsets = map[string][]uint32{"icmp": {6}, "tcp": {4, 8}, "udp": {0, 2, 8}}
