@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/spf13/cobra"
+	"labctl/lab"
 	"labctl/lab/ping"
 	"labctl/lab/trace"
 )
@@ -13,6 +15,7 @@ import (
 func (a *app) traceCommand() *cobra.Command {
 	p := trace.Probe{Protocol: "icmp"}
 	var tcp, udp uint16
+	var file string
 	c := &cobra.Command{
 		Use:   "trace A B",
 		Short: "Follow one packet, hop by hop, and say what decided each",
@@ -25,7 +28,8 @@ likely cause with its evidence. Exit status 1 then.`,
 		Example: `  labctl trace node1.c1 node2.c1
   labctl trace node1.c1 node2.c1 --tcp 80
   labctl trace node1.c1 node2.c1 --size 1422 --df     # a packet of 1450 bytes, not to be fragmented
-  labctl trace node1.c1 node2.c1 -o mermaid           # a sequence diagram`,
+  labctl trace node1.c1 node2.c1 -o mermaid           # a sequence diagram
+  labctl trace node1.c1 node2.c1 -w trace.pcapng      # for Wireshark, with a comment at each packet`,
 		Annotations:       map[string]string{outputsToo: "mermaid"},
 		Args:              arguments(2, 2, "two endpoints"),
 		ValidArgsFunction: upTo(2, a.completeEndpoints),
@@ -56,7 +60,7 @@ likely cause with its evidence. Exit status 1 then.`,
 				return err
 			}
 			p.To = args[1]
-			return a.trace(c.Context(), p)
+			return a.trace(c.Context(), p, file)
 		},
 	}
 	f := c.Flags()
@@ -64,18 +68,31 @@ likely cause with its evidence. Exit status 1 then.`,
 	f.Uint16Var(&udp, "udp", 0, "a UDP datagram to this port")
 	f.IntVarP(&p.Size, "size", "s", 56, "bytes of payload, as ping counts: an echo's packet has 28 more")
 	f.BoolVar(&p.DF, "df", false, "forbid fragmentation")
+	f.StringVarP(&file, "write", "w", "", "a pcapng file of all steps, with a comment for each")
 	f.DurationVarP(&p.Wait, "timeout", "W", trace.DefaultWait, "how long an answer may take, each of two tries")
 	return c
 }
 
-func (a *app) trace(ctx context.Context, p trace.Probe) error {
+func (a *app) trace(ctx context.Context, p trace.Probe, file string) error {
 	cl, err := a.open("")
 	if err != nil {
 		return err
 	}
+	var out *os.File
+	if file != "" {
+		if out, err = os.Create(file); err != nil {
+			return &lab.Failure{Kind: lab.Usage, Err: fmt.Errorf("-w: %w", err), Cure: "give a file that can be written"}
+		}
+		defer out.Close()
+	}
 	t, err := trace.Run(ctx, cl, p)
 	if err != nil {
 		return err
+	}
+	if out != nil {
+		if err := errors.Join(t.WriteCapture(out), out.Close()); err != nil {
+			return err
+		}
 	}
 	if a.output == "mermaid" {
 		err = t.Mermaid(a.stdout)

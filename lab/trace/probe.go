@@ -89,8 +89,8 @@ func (s *sender) send(try int) (refusal, err error) {
 		b = make([]byte, 20, 20+s.Size)
 		binary.BigEndian.PutUint16(b, mark)
 		binary.BigEndian.PutUint16(b[2:], s.Port)
-		binary.BigEndian.PutUint32(b[4:], uint32(mark)<<16|rand.Uint32N(1<<15))
-		b[12], b[13] = 5<<4, 0x02 // SYN
+		binary.BigEndian.PutUint32(b[4:], uint32(mark)<<16) // what acknowledges it has the same upper half
+		b[12], b[13] = 5<<4, 0x02                           // SYN
 		binary.BigEndian.PutUint16(b[14:], 64240)
 		b = append(b, payload...)
 	case "udp":
