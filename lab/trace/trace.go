@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -158,11 +159,35 @@ func (r *run) capture(ctx context.Context) (err error) {
 	for _, e := range missing {
 		r.note("%s: not watched: it has gone", e)
 	}
-	closed := make(chan struct{})
-	defer func() { <-closed }()
-	defer func() {
-		go func() { defer close(closed); ws.close() }()
-	}()
+	if err := r.tries(ctx, ws); err != nil {
+		ws.close()
+		return err
+	}
+	if n := ws.dropped(); n > 0 {
+		r.note("%d packets did not fit into the capture: steps may be missing", n)
+	}
+	// Both take the kernel a while.
+	var closing sync.WaitGroup
+	closing.Go(ws.close)
+	r.net.tables, err = r.client.Tables(ctx)
+	closing.Wait()
+	if err != nil || r.before == nil {
+		return err
+	}
+	st, err := r.client.Status(ctx)
+	if err != nil {
+		return err
+	}
+	// What is there now may have been found or reported since the start.
+	tables := r.net.tables
+	r.status, r.net = st, newNetwork(r.plan, st)
+	r.net.tables = tables
+	return nil
+}
+
+// tries sends the packet until it is answered, and looks at the tables before
+// the last try: counters are told by what it adds to them.
+func (r *run) tries(ctx context.Context, ws watchers) error {
 	for try := range tries {
 		answered, err := r.try(ctx, ws, try)
 		if err != nil {
@@ -172,27 +197,14 @@ func (r *run) capture(ctx context.Context) (err error) {
 		if answered || try == tries-1 {
 			break
 		}
-		// Counters are told by what the second try adds to them.
 		if r.before, err = r.client.Tables(ctx); err != nil {
 			return err
 		}
-		r.traffic = drops(r.status)
-		if st, err := r.client.Status(ctx); err == nil {
-			r.traffic = drops(st)
+		st, err := r.client.Status(ctx)
+		if err != nil {
+			return err
 		}
-	}
-	if n := ws.dropped(); n > 0 {
-		r.note("%d packets did not fit into the capture: steps may be missing", n)
-	}
-	if r.net.tables, err = r.client.Tables(ctx); err != nil {
-		return err
-	}
-	if r.before != nil {
-		if st, err := r.client.Status(ctx); err == nil {
-			tables := r.net.tables
-			r.status, r.net = st, newNetwork(r.plan, st)
-			r.net.tables = tables
-		}
+		r.traffic = drops(st)
 	}
 	return nil
 }
