@@ -27,7 +27,7 @@ When it does not arrive: where it was seen last, where it is missing, and the
 likely cause with its evidence. Exit status 1 then.`,
 		Example: `  labctl trace node1.c1 node2.c1
   labctl trace node1.c1 node2.c1 --tcp 80
-  labctl trace node1.c1 node2.c1 --size 1422 --df     # a packet of 1450 bytes, not to be fragmented
+  labctl trace node1.c1 node2.c1 --size 1422 --df     # 1450 bytes, not to be fragmented
   labctl trace node1.c1 node2.c1 -o mermaid           # a sequence diagram
   labctl trace node1.c1 node2.c1 -w trace.pcapng      # for Wireshark, with a comment at each packet`,
 		Annotations:       map[string]string{outputsToo: "mermaid"},

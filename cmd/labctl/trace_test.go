@@ -180,6 +180,22 @@ func (l *running) dumps(t *testing.T, endpoints []string) (stop func(t *testing.
 	}
 }
 
+// A packet that is lost once is found at the second try, and trace says so.
+func TestTraceTriesTwice(t *testing.T) {
+	t.Parallel()
+	needTool(t, "nft")
+	forUsers(t, func(t *testing.T, u user) {
+		l := u.up(t, "flannel-host-gw")
+		l.run(t, "ping", "-l", l.name, "node1.c1", "node2.c1", "-c", "1")
+		// The first echo request alone is within the quota.
+		l.exec(t, "node2", "nft", "add table inet broken; add chain inet broken c { type filter hook forward priority 0; }; add rule inet broken c icmp type echo-request quota until 90 bytes drop")
+		tr := l.traced(t, 0, "node1.c1", "node2.c1", "-W", "200ms")
+		if !tr.Delivered || tr.Tries != 2 || !slices.Contains(tr.Notes, "lost once, found at the second try") {
+			t.Errorf("delivered %v after %d tries, notes %q; want true after 2, with a note", tr.Delivered, tr.Tries, tr.Notes)
+		}
+	})
+}
+
 // tracedFault is a fault put in by hand, and what trace is to say of it.
 type tracedFault struct {
 	name          string

@@ -17,8 +17,9 @@ type network struct {
 	peers  map[string]string        // the other end of a veth pair, by interface
 	leases []lease
 	drift  []lab.Drift
-	dead   map[string]bool // nodes without power, and their containers
-	known  map[string]bool // endpoints of the plan
+	dead   map[string]bool       // nodes without power, and their containers
+	known  map[string]bool       // endpoints of the plan
+	hosts  map[netip.Addr]string // nodes, by their planned address
 	// backend is flannel's Backend.Type.
 	backend string
 	pool    netip.Prefix // of all containers
@@ -34,7 +35,7 @@ type lease struct {
 
 // newNetwork reads plan and status. The tables come later.
 func newNetwork(p *lab.Plan, st *lab.Status) *network {
-	n := &network{peers: map[string]string{}, dead: map[string]bool{}, known: map[string]bool{}, backend: p.Backend, pool: p.Pool}
+	n := &network{peers: map[string]string{}, dead: map[string]bool{}, known: map[string]bool{}, hosts: map[netip.Addr]string{}, backend: p.Backend, pool: p.Pool}
 	join := func(a, b string) { n.peers[a], n.peers[b] = b, a }
 	nic := func(endpoint string, c lab.NICPlan) { join(endpoint+":"+c.Name, c.Segment+":"+c.Port) }
 	for _, s := range p.Segments {
@@ -56,6 +57,7 @@ func newNetwork(p *lab.Plan, st *lab.Status) *network {
 	}
 	for _, h := range p.Nodes {
 		n.known[h.Name] = true
+		n.hosts[h.NIC.Addr.Addr()] = h.Name
 		nic(h.Name, h.NIC)
 		for _, c := range h.Containers {
 			n.known[h.Name+"."+c.Name] = true

@@ -65,7 +65,7 @@ func (r *run) look(ctx context.Context, p Probe) error {
 		return r.plan.NoSuchEndpoint(p.From)
 	}
 	if r.net.dead[p.From] {
-		return &lab.Failure{Kind: lab.Failed, Err: fmt.Errorf("%s: has no power: its node was killed", p.From), Cure: "labctl node start " + strings.Split(p.From, ".")[0]}
+		return noPower(p.From)
 	}
 	to, err := r.address(p.To)
 	if err != nil {
@@ -83,6 +83,11 @@ func (r *run) look(ctx context.Context, p Probe) error {
 	r.decoder = decoder(r.plan)
 	r.send, err = newSender(ctx, r.client, p, to)
 	return err
+}
+
+func noPower(endpoint string) error {
+	node, _, _ := strings.Cut(endpoint, ".")
+	return &lab.Failure{Kind: lab.Failed, Err: fmt.Errorf("%s: has no power: its node was killed", endpoint), Cure: "labctl node start " + node}
 }
 
 func because(reasons []string) string {
@@ -121,7 +126,9 @@ func (r *run) address(text string) (netip.Addr, error) {
 			for _, n := range r.status.Nodes {
 				for _, c := range n.Containers {
 					if n.Name+"."+c.Name == text {
-						if a, err = netip.ParseAddr(c.IP); err != nil {
+						if a, err = netip.ParseAddr(c.IP); r.net.dead[text] && err != nil {
+							return a, noPower(text)
+						} else if err != nil {
 							return a, fmt.Errorf("%s: has no address yet", text)
 						}
 						ok = true

@@ -516,15 +516,12 @@ func (w *walk) reaches(a, b iface) bool {
 
 // nobody is a next hop that no interface has.
 func (w *walk) nobody(m *move, endpoint string, l *nodes.TableLink, hop netip.Addr) {
-	for e := range w.known {
-		if w.dead[e] {
-			if lease := w.owner(hop); lease != nil && w.dead[lease.node] || w.leaseOf(e) != nil && w.leaseOf(e).publicIP == hop {
-				m.stop(NodeDead, e, e+": was killed (labctl node start brings it back)", fmt.Sprintf("%s: ARP for %s dev %s is not answered", endpoint, hop, l.Name))
-				return
-			}
-		}
+	unanswered := fmt.Sprintf("%s: ARP for %s dev %s is not answered", endpoint, hop, l.Name)
+	if h := w.hosts[hop]; w.dead[h] {
+		m.stop(NodeDead, h, h+": was killed (labctl node start brings it back)", unanswered)
+		return
 	}
-	m.stop(ContainerGone, endpoint, fmt.Sprintf("%s: ARP for %s dev %s is not answered: no interface of the lab has the address", endpoint, hop, l.Name))
+	m.stop(ContainerGone, endpoint, unanswered+": no interface of the lab has the address")
 }
 
 // encapsulate is a VXLAN device: its FDB tells the host for a MAC.
