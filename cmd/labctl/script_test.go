@@ -116,6 +116,10 @@ func copyProgram(to string) error {
 		return err
 	}
 	defer from.Close()
+	// A child that another test forks meanwhile would have the file open for
+	// writing, and nobody could execute it.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	f, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY, 0o755)
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -178,4 +179,21 @@ func TestUDPPortTaken(t *testing.T) {
 	thief.Close()
 	l.isReady(t)
 	l.run(t, "ping", "-l", l.name, "--all")
+}
+
+// Seed C3, by tcpdump: on the wire is a UDP datagram from port 8285 to port
+// 8285, whose payload is the inner packet as it is.
+func TestUDPOnTheWire(t *testing.T) {
+	t.Parallel()
+	needTool(t, "tcpdump", "ping")
+	u := needRoot(t, "Debian's tcpdump cannot change to its own user in a user namespace")
+	l := u.up(t, "flannel-udp")
+	out := l.exec(t, "node1", "sh", "-c", `timeout 10 tcpdump -Z root -l -nn -x -i eth0 -c 1 'udp dst port 8285 and dst host 10.168.0.3' 2>/dev/null &
+		while kill -0 $! 2>/dev/null; do ping -c 1 -W 1 100.96.2.2 >/dev/null; done`)
+	// From byte 28 on: an IPv4 header, 84 bytes in all; TTL 63, ICMP; 100.96.1.0,
+	// which is flannel0, and 100.96.2.2, the container.
+	want := regexp.MustCompile(`(?s)10\.168\.0\.2\.8285 > 10\.168\.0\.3\.8285: UDP, length 84.*0x0010:  .{29} 4500 0054\s*0x0020:  .{9} 3f01 .{4} 6460 0100 6460 0202`)
+	if !want.MatchString(out) {
+		t.Errorf("tcpdump shows\n%s\nwant a match of %s", out, want)
+	}
 }

@@ -277,7 +277,12 @@ func TestAsUser(t *testing.T) {
 		t.Fatal(err)
 	}
 	program := filepath.Join(dir, "labtest.test")
-	if err := errors.Join(os.Chown(dir, uid, uid), os.WriteFile(program, self, 0o755)); err != nil {
+	// A child that another test forks meanwhile would have the file open for
+	// writing, and nobody could execute it.
+	syscall.ForkLock.RLock()
+	err = errors.Join(os.Chown(dir, uid, uid), os.WriteFile(program, self, 0o755))
+	syscall.ForkLock.RUnlock()
+	if err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(program, "-test.timeout=2m", "-test.v")
