@@ -48,9 +48,6 @@ func (v *validator) checkNetwork() {
 	if !known {
 		t := v.network.BackendType
 		message := fmt.Sprintf("network: Backend.Type %s is unknown", quote(t))
-		if len(v.network.Backend) == 0 {
-			message = fmt.Sprintf("network: without Backend flannel runs %s, which is not built yet", t)
-		}
 		hint := "the types are " + backendTypes()
 		if near := Nearest(t, strings.Split(backendTypes(), ", ")); near != "" {
 			hint = "did you mean " + near + "? " + hint
