@@ -4,11 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
-	"os"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -87,29 +84,8 @@ func run(t testing.TB, r *nodes.Reconciler) {
 func try(t testing.TB, ns *nodes.Namespace, line string) (string, error) {
 	t.Helper()
 	argv := strings.Fields(line)
-	path, err := exec.LookPath(argv[0])
-	if err != nil {
-		t.Skip(err)
-	}
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	p, err := nodes.Start(ns, nodes.Command{Path: path, Args: argv, Env: os.Environ(), Stdout: w, Stderr: w})
-	w.Close()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, _ := io.ReadAll(r)
-	st, err := p.Wait()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !st.Success() {
-		return string(out), fmt.Errorf("%s: %v: %s", line, st, out)
-	}
-	return string(out), nil
+	nodestest.Require(t, nodestest.Tool(argv[0]))
+	return nodestest.Run(ns, argv...)
 }
 
 // must runs command lines inside ns that must succeed, and returns what the

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
-	"os/exec"
 	"regexp"
 	"strconv"
 	"strings"
@@ -206,7 +205,7 @@ func (w *network) reach(t *testing.T) {
 				continue
 			}
 			nodestest.Eventually(t, settle, func() error {
-				out, err := run(from.container, "ping", "-n", "-c1", "-W1", containerAddr(to.n).String())
+				out, err := nodestest.Run(from.container, "ping", "-n", "-c1", "-W1", containerAddr(to.n).String())
 				if err != nil {
 					return fmt.Errorf("container %d to %d: %w: %s", from.n, to.n, err, out)
 				}
@@ -228,7 +227,7 @@ func testHeal(t *testing.T, w *network) {
 		broken = append(broken, "ip link set "+l.LinkName()+" down", "ip neigh flush dev "+l.LinkName()+" nud permanent", "ip link del "+l.LinkName())
 	}
 	for _, b := range broken {
-		if out, err := run(h.ns, "sh", "-c", b); err != nil {
+		if out, err := nodestest.Run(h.ns, "sh", "-c", b); err != nil {
 			t.Fatalf("%s: %v: %s", b, err, out)
 		}
 		from := time.Now()
@@ -255,13 +254,13 @@ func testPeerMoves(t *testing.T, w *network) {
 	one.know(w)
 	three.know(w)
 	nodestest.Eventually(t, settle, func() error {
-		out, err := run(one.container, "ping", "-n", "-c1", "-W1", containerAddr(2).String())
+		out, err := nodestest.Run(one.container, "ping", "-n", "-c1", "-W1", containerAddr(2).String())
 		if err != nil {
 			return fmt.Errorf("the container that moved: %w: %s", err, out)
 		}
 		return nil
 	})
-	if out, err := run(one.container, "ping", "-n", "-c1", "-W1", containerAddr(3).String()); err == nil {
+	if out, err := nodestest.Run(one.container, "ping", "-n", "-c1", "-W1", containerAddr(3).String()); err == nil {
 		t.Errorf("%s: its lease is gone, and it answers:\n%s", gone, out)
 	}
 }
@@ -282,7 +281,7 @@ func testRestart(t *testing.T, w *network) {
 	pinged := make(chan result)
 	go func() {
 		// 400 packets, 5 ms apart.
-		out, err := run(h.container, "ping", "-n", "-i0.005", "-c400", "-W1", containerAddr(2).String())
+		out, err := nodestest.Run(h.container, "ping", "-n", "-i0.005", "-c400", "-W1", containerAddr(2).String())
 		pinged <- result{out, err}
 	}()
 	var r result
@@ -328,14 +327,14 @@ func testWireMTU(t *testing.T, w *network) {
 	mtu := one.agent.backend.MTU(one.underlay)
 	const headers = 28 // IPv4 and ICMP
 	to := containerAddr(2).String()
-	if out, err := run(one.container, "ping", "-n", "-Mdo", "-c1", "-W1", "-s", strconv.Itoa(mtu-headers), to); err != nil {
+	if out, err := nodestest.Run(one.container, "ping", "-n", "-Mdo", "-c1", "-W1", "-s", strconv.Itoa(mtu-headers), to); err != nil {
 		t.Errorf("a packet of %d bytes, the MTU: %v: %s", mtu, err, out)
 	}
-	if out, err := run(one.container, "ping", "-n", "-Mdo", "-c1", "-W1", "-s", strconv.Itoa(mtu-headers+1), to); err == nil || !strings.Contains(out, "mtu") {
+	if out, err := nodestest.Run(one.container, "ping", "-n", "-Mdo", "-c1", "-W1", "-s", strconv.Itoa(mtu-headers+1), to); err == nil || !strings.Contains(out, "mtu") {
 		t.Errorf("a packet of %d bytes, one more: %v: %s, want it refused", mtu+1, err, out)
 	}
 	// One that may be cut is cut, and put together again.
-	if out, err := run(one.container, "ping", "-n", "-Mdont", "-c1", "-W1", "-s", "4000", to); err != nil {
+	if out, err := nodestest.Run(one.container, "ping", "-n", "-Mdont", "-c1", "-W1", "-s", "4000", to); err != nil {
 		t.Errorf("4000 bytes in fragments: %v: %s", err, out)
 	}
 }
@@ -351,7 +350,7 @@ func testCleanExit(t *testing.T, w *network) {
 		st, _ := w.factory("").Desired(h.lease, nil, h.underlay)
 		var there []string
 		for _, l := range st.Links {
-			if _, err := run(h.ns, "ip", "link", "show", l.LinkName()); err == nil {
+			if _, err := nodestest.Run(h.ns, "ip", "link", "show", l.LinkName()); err == nil {
 				there = append(there, l.LinkName())
 			}
 		}
@@ -411,37 +410,9 @@ func apply(t *testing.T, ns *nodes.Namespace, st nodes.State) {
 	}
 }
 
-// run runs a program in a namespace and returns all it printed.
-func run(ns *nodes.Namespace, argv ...string) (string, error) {
-	path, err := exec.LookPath(argv[0])
-	if err != nil {
-		return "", err
-	}
-	r, w, err := os.Pipe()
-	if err != nil {
-		return "", err
-	}
-	defer r.Close()
-	p, err := nodes.Start(ns, nodes.Command{Path: path, Args: argv, Env: os.Environ(), Dir: "/", Stdout: w, Stderr: w})
-	w.Close()
-	if err != nil {
-		return "", err
-	}
-	var out strings.Builder
-	_, copyErr := r.WriteTo(&out)
-	state, err := p.Wait()
-	switch {
-	case err != nil:
-		return out.String(), err
-	case !state.Success():
-		return out.String(), errors.New(state.String())
-	}
-	return out.String(), copyErr
-}
-
 func mustRun(t *testing.T, ns *nodes.Namespace, argv ...string) {
 	t.Helper()
-	if out, err := run(ns, argv...); err != nil {
+	if out, err := nodestest.Run(ns, argv...); err != nil {
 		t.Fatalf("%s: %v: %s", strings.Join(argv, " "), err, out)
 	}
 }

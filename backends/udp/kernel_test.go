@@ -12,7 +12,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"strings"
 	"sync"
 	"testing"
@@ -218,29 +217,7 @@ func run(t testing.TB, ns *nodes.Namespace, line string) (string, error) {
 	t.Helper()
 	argv := strings.Fields(line)
 	nodestest.Require(t, nodestest.Tool(argv[0]))
-	program, err := exec.LookPath(argv[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	p, err := nodes.Start(ns, nodes.Command{Path: program, Args: argv, Env: os.Environ(), Stdout: w, Stderr: w})
-	w.Close()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, _ := io.ReadAll(r)
-	st, err := p.Wait()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !st.Success() {
-		return string(out), fmt.Errorf("%s: %v: %s", line, st, out)
-	}
-	return string(out), nil
+	return nodestest.Run(ns, argv...)
 }
 
 func must(t testing.TB, ns *nodes.Namespace, line string) string {
