@@ -223,7 +223,7 @@ func (s *Store) awaitChange(ctx context.Context, revision int64) bool {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	wg.Go(func() { s.onConnect(ctx, cancel) })
+	wg.Go(func() { onConnect(ctx, s.client, cancel) })
 	events := s.client.Watch(clientv3.WithRequireLeader(ctx), s.subnetsKey(),
 		clientv3.WithPrefix(), clientv3.WithRev(revision+1))
 	for resp := range events {

@@ -47,6 +47,15 @@ func Dial(endpoints []string) (*Store, error) { return Access{Endpoints: endpoin
 // user logs in first, and then an error other than an *AccessError is worth
 // another try.
 func (a Access) Dial() (*Store, error) {
+	c, err := a.Client()
+	if err != nil {
+		return nil, err
+	}
+	return &Store{client: c, prefix: DefaultPrefix, owned: true}, nil
+}
+
+// Client is Dial for another contract than flannel's. The caller closes it.
+func (a Access) Client() (*clientv3.Client, error) {
 	conf, err := a.config()
 	if err != nil {
 		return nil, err
@@ -55,7 +64,7 @@ func (a Access) Dial() (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("etcd %s: %w", strings.Join(a.Endpoints, ","), err)
 	}
-	return &Store{client: c, prefix: DefaultPrefix, owned: true}, nil
+	return c, nil
 }
 
 func (a Access) config() (clientv3.Config, error) {

@@ -179,7 +179,7 @@ func (h *Held) Run(ctx context.Context) error {
 	defer cancel()
 	hint := make(chan struct{}, 1)
 	wg.Go(func() { h.watchKey(ctx, hint) })
-	wg.Go(func() { h.store.onConnect(ctx, func() { signal(hint) }) })
+	wg.Go(func() { onConnect(ctx, h.store.client, func() { signal(hint) }) })
 
 	every := h.renewEvery()
 	timer := time.NewTimer(every)

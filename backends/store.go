@@ -227,8 +227,8 @@ func (s *Store) get(ctx context.Context, subnet netip.Prefix) (*mvccpb.KeyValue,
 // onConnect calls f each time a connection to the store was made anew, until
 // ctx ends. etcd's client resumes its watches by itself and without a word,
 // also on a store that is not the one it was: then nothing would ever come.
-func (s *Store) onConnect(ctx context.Context, f func()) {
-	conn := s.client.ActiveConnection()
+func onConnect(ctx context.Context, c *clientv3.Client, f func()) {
+	conn := c.ActiveConnection()
 	if conn == nil { // in-process: lives and dies with its server
 		return
 	}

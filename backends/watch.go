@@ -49,7 +49,7 @@ func (w *watcher) run(ctx context.Context) {
 	defer close(w.out)
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	wg.Go(func() { w.store.onConnect(ctx, func() { signal(w.connected) }) })
+	wg.Go(func() { onConnect(ctx, w.store.client, func() { signal(w.connected) }) })
 	b := backoff{least: 10 * time.Millisecond, most: time.Second}
 	for {
 		select {

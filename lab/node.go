@@ -94,7 +94,7 @@ func (n *NodePlan) LeaseKind() LeaseKind {
 	switch {
 	case !n.Agent:
 		return NoLease
-	case n.Subnet.IsValid():
+	case n.Subnet.IsValid(), n.Wiring == RoutedWiring: // Calico's blocks have no end of their own
 		return PinnedLease
 	}
 	return TimedLease

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"net/netip"
 	"time"
+
+	"labctl/backends/calico"
 )
 
 // Plan is a lab with every address, name, MAC and MTU decided, before
@@ -14,11 +16,15 @@ type Plan struct {
 	SchemaVersion int    `json:"schemaVersion"`
 	Name          string `json:"name"`
 	About         string `json:"about,omitempty"`
-	// Backend is flannel's Backend.Type in lower case, "" for a lab without one.
+	// Backend is flannel's Backend.Type in lower case, or a Calico network's
+	// kind (calico-routed), "" for a lab without one.
 	Backend string `json:"backend,omitempty"`
 	// Network is flannel's network config exactly as it goes into etcd.
 	Network json.RawMessage `json:"network,omitempty"`
-	// Pool is the containers' network (Network.Network); invalid without one.
+	// Calico is what goes into etcd in a Calico lab, nil in any other.
+	Calico *calico.Config `json:"calico,omitempty"`
+	// Pool is the containers' network (Network.Network, or Calico's pool);
+	// invalid without one.
 	Pool     netip.Prefix `json:"pool,omitzero"`
 	LeaseTTL Duration     `json:"leaseTTL,omitzero"`
 
@@ -91,10 +97,12 @@ type EtcdPlan struct {
 	Reservations []ReservationPlan `json:"reservations,omitempty"`
 }
 
-// ReservationPlan pins Subnet to the node whose public address is PublicIP.
+// ReservationPlan pins Subnet to the node whose public address is PublicIP, or
+// in a Calico lab, which knows hosts by name, to Node.
 type ReservationPlan struct {
 	Subnet   netip.Prefix `json:"subnet"`
 	PublicIP netip.Addr   `json:"publicIP"`
+	Node     string       `json:"node,omitempty"`
 }
 
 // NodePlan is one host.
@@ -103,8 +111,10 @@ type NodePlan struct {
 	Netns  string      `json:"netns"`
 	NIC    NICPlan     `json:"nic"`
 	Routes []RoutePlan `json:"routes,omitempty"`
-	// Bridge joins the node's containers: cni0, or docker0.
-	Bridge string `json:"bridge"`
+	Wiring Wiring      `json:"wiring,omitempty"` // "" is BridgeWiring
+	// Bridge joins the node's containers: cni0, or docker0; "" with another
+	// wiring.
+	Bridge string `json:"bridge,omitempty"`
 	// MTU is the containers' MTU: the underlay's less the backend's overhead.
 	MTU int `json:"mtu"`
 	// Subnet is fixed when the lab file says so; else the lease decides.
@@ -119,8 +129,17 @@ type NodePlan struct {
 	Containers []ContainerPlan `json:"containers"`
 }
 
-// ContainerPlan is one container: a namespace joined to its node's bridge by a
-// veth pair (eth0 here, Port there).
+// Wiring is how a node's containers are joined to it.
+type Wiring string
+
+// The wirings.
+const (
+	BridgeWiring Wiring = "bridge" // ports of one bridge, whose address is their gateway
+	RoutedWiring Wiring = "routed" // a link each, with the host as router: Calico's way
+)
+
+// ContainerPlan is one container: a namespace joined to its node by a veth pair
+// (eth0 here, Port there, a port of the node's bridge if that has one).
 type ContainerPlan struct {
 	Name  string `json:"name"`
 	Netns string `json:"netns"`

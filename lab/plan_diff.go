@@ -7,6 +7,8 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+
+	"labctl/backends/calico"
 )
 
 // DiffPlans tells in lines for people what b has that a has not, as in
@@ -20,6 +22,7 @@ func DiffPlans(a, b *Plan) []string {
 	if !sameJSON(a.Network, b.Network) {
 		d.value("network", string(a.Network), string(b.Network))
 	}
+	d.calico(a.Calico, b.Calico)
 	d.value("leaseTTL", a.LeaseTTL, b.LeaseTTL)
 	diffNamed(d, "segment", a.Segments, b.Segments, func(s SegmentPlan) string { return s.Name }, d.segment)
 	diffNamed(d, "router", a.Routers, b.Routers, func(r RouterPlan) string { return r.Name }, d.router)
@@ -138,6 +141,24 @@ func (d *planDiff) internet(a, b *InternetPlan) {
 	}
 }
 
+func (d *planDiff) calico(a, b *calico.Config) {
+	switch {
+	case a == nil && b == nil:
+	case a == nil:
+		d.lines = append(d.lines, "calico: new")
+	case b == nil:
+		d.lines = append(d.lines, "calico: removed")
+	default:
+		d.value("calico: pool", a.Pool, b.Pool)
+		d.value("calico: blockSize", a.BlockSize, b.BlockSize)
+		d.value("calico: encapsulation", a.Encapsulation, b.Encapsulation)
+		d.value("calico: routes", a.Routes, b.Routes)
+		d.value("calico: natOutgoing", onOff(a.NATOutgoing), onOff(b.NATOutgoing))
+		d.value("calico: strictAffinity", onOff(a.StrictAffinity), onOff(b.StrictAffinity))
+		d.value("calico: maxBlocksPerHost", a.MaxBlocks, b.MaxBlocks)
+	}
+}
+
 func (d *planDiff) etcd(a, b *EtcdPlan) {
 	switch {
 	case a == nil && b == nil:
@@ -157,6 +178,7 @@ func (d *planDiff) node(a, b NodePlan) {
 	d.value(object+"address", a.NIC.Addr.Addr(), b.NIC.Addr.Addr())
 	d.value(object+"routes", describeRoutes(a.Routes), describeRoutes(b.Routes))
 	d.value(object+"subnet", a.Subnet, b.Subnet)
+	d.value(object+"wiring", a.Wiring, b.Wiring)
 	d.value(object+"bridge", a.Bridge, b.Bridge)
 	d.value(object+"agent", a.Command.describe(), b.Command.describe())
 	d.value(object+"containers", len(a.Containers), len(b.Containers))

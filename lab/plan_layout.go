@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"labctl/backends"
+	"labctl/backends/calico"
 )
 
 // gateway is the router that an internet brings with it in a lab without routers.
@@ -17,10 +18,11 @@ type layout struct {
 	*Spec
 	network     *backends.Network // nil in a lab without one, or with one that does not parse
 	networkErr  error
-	routers     []RouterSpec // gw included
-	etcd        string       // the segment of etcd, "" when there is none
-	internet    string       // the router that leads to the internet, "" when there is none
-	lone        string       // the only segment's name, "" when there are several
+	calico      *calico.Config // nil in a lab without one; not checked yet
+	routers     []RouterSpec   // gw included
+	etcd        string         // the segment of etcd, "" when there is none
+	internet    string         // the router that leads to the internet, "" when there is none
+	lone        string         // the only segment's name, "" when there are several
 	segmentSpec map[string]SegmentSpec
 }
 
@@ -40,6 +42,12 @@ func newLayout(s *Spec) *layout {
 		if l.networkErr = err; err == nil {
 			l.network = &n
 		}
+	}
+	if s.Calico != nil {
+		c := s.Calico.config()
+		l.calico = &c
+	}
+	if l.hasNetwork() {
 		l.etcd = s.Etcd.Segment
 		if l.etcd == "" && len(s.Segments) > 0 {
 			l.etcd = s.Segments[0].Name
@@ -61,9 +69,9 @@ func newLayout(s *Spec) *layout {
 	return l
 }
 
-// hasNetwork says whether the lab has containers' leases, also when the
-// network config is wrong.
-func (l *layout) hasNetwork() bool { return len(l.Network) > 0 }
+// hasNetwork says whether the lab has a store and agents, also when the
+// network's configuration is wrong.
+func (l *layout) hasNetwork() bool { return len(l.Network) > 0 || l.calico != nil }
 
 // segmentOf is the name of a node's segment, "" when it cannot be known.
 func (l *layout) segmentOf(n NodeSpec) string {
@@ -90,6 +98,17 @@ func (l *layout) bridgeOf(n NodeSpec) string {
 		return "cni0"
 	}
 	return "docker0"
+}
+
+// wiringOf is how a node's containers are joined to it.
+func (l *layout) wiringOf(n NodeSpec) Wiring {
+	switch {
+	case n.Wiring != "":
+		return Wiring(n.Wiring)
+	case l.calico != nil:
+		return RoutedWiring
+	}
+	return BridgeWiring
 }
 
 // containersOf are a node's containers: one when the file does not say.

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"labctl/nodes"
 )
 
 // planVersion is the version of the plan's JSON.
@@ -46,6 +48,9 @@ func NewPlan(s *Spec, m Machine) (*Plan, error) {
 			p.LeaseTTL = Duration(defaultLeaseTTL)
 		}
 	}
+	if c := b.calico; c != nil {
+		p.Backend, p.Calico, p.Pool = c.Backend(), c, c.Pool
+	}
 	for _, n := range s.Nodes {
 		node, err := b.node(n)
 		if err != nil {
@@ -53,7 +58,7 @@ func NewPlan(s *Spec, m Machine) (*Plan, error) {
 		}
 		p.Nodes = append(p.Nodes, node)
 	}
-	if b.network != nil {
+	if b.hasNetwork() {
 		p.Etcd = b.planEtcd(p.Nodes)
 	}
 	p.Neighbours = countNeighbours(p, m)
@@ -174,9 +179,14 @@ func (b *planner) node(n NodeSpec) (NodePlan, error) {
 	segment := b.segmentOf(n)
 	p := NodePlan{
 		Name: n.Name, Netns: b.netns(n.Name), NIC: b.nic("eth0", n.Name, segment),
-		Routes: b.defaultRoute(segment), Bridge: b.bridgeOf(n), MTU: b.mtuOf(segment), Subnet: n.Subnet,
-		Agent: b.network != nil, Masquerade: b.network == nil,
+		Routes: b.defaultRoute(segment), MTU: b.mtuOf(segment), Subnet: n.Subnet,
+		Agent: b.hasNetwork(), Masquerade: !b.hasNetwork(),
 		Containers: []ContainerPlan{},
+	}
+	if w := b.wiringOf(n); w == BridgeWiring {
+		p.Bridge = b.bridgeOf(n)
+	} else {
+		p.Wiring = w
 	}
 	if n.Agent != nil {
 		p.Command = &CommandPlan{Argv: n.Agent.Command, Env: n.Agent.Env}
@@ -187,6 +197,9 @@ func (b *planner) node(n NodeSpec) (NodePlan, error) {
 			return NodePlan{}, fmt.Errorf("%s: %w", n.Name, err)
 		}
 		p.MTU = mtu
+	}
+	if b.calico != nil {
+		p.MTU = b.calico.MTU(nodes.Underlay{MTU: p.NIC.MTU})
 	}
 	for i, c := range containersOf(n) {
 		plan := ContainerPlan{
@@ -203,12 +216,16 @@ func (b *planner) node(n NodeSpec) (NodePlan, error) {
 	return p, nil
 }
 
-func (b *planner) planEtcd(nodes []NodePlan) *EtcdPlan {
+func (b *planner) planEtcd(hosts []NodePlan) *EtcdPlan {
 	p := &EtcdPlan{Netns: b.netns("etcd"), NIC: b.nic("eth0", "etcd", b.layout.etcd), Routes: b.defaultRoute(b.layout.etcd)}
 	p.Endpoints = []string{"http://" + net.JoinHostPort(p.NIC.Addr.Addr().String(), etcdPort)}
-	for _, n := range nodes {
+	for _, n := range hosts {
 		if n.Subnet.IsValid() {
-			p.Reservations = append(p.Reservations, ReservationPlan{Subnet: n.Subnet, PublicIP: n.NIC.Addr.Addr()})
+			r := ReservationPlan{Subnet: n.Subnet, PublicIP: n.NIC.Addr.Addr()}
+			if b.calico != nil {
+				r.Node = n.Name
+			}
+			p.Reservations = append(p.Reservations, r)
 		}
 	}
 	return p
@@ -251,7 +268,11 @@ func countNeighbours(p *Plan, m Machine) NeighbourPlan {
 	expected := 0
 	for _, n := range p.Nodes {
 		on[n.NIC.Segment]++
-		expected += pairs(len(n.Containers) + 1)
+		if n.Wiring == RoutedWiring {
+			expected += len(n.Containers) * pairs(2)
+		} else {
+			expected += pairs(len(n.Containers) + 1)
+		}
 	}
 	for _, n := range on {
 		expected += pairs(n)

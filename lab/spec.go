@@ -22,8 +22,10 @@ type Spec struct {
 	Name string `yaml:"name,omitempty" jsonschema:"pattern=^[a-z][a-z0-9-]{0\\,30}$"`
 	// About says in a sentence what the lab shows; labctl labs prints it.
 	About string `yaml:"about,omitempty"`
-	// Network is flannel's network config, which goes into etcd as it is. A lab without it has neither etcd nor agents: each node then needs a subnet.
+	// Network is flannel's network config, which goes into etcd as it is. A lab without it and without calico has neither etcd nor agents: each node then needs a subnet.
 	Network json.RawMessage `yaml:"network,omitempty"`
+	// Calico is a Calico network, in the place of network: containers have a /32 each, and hosts route.
+	Calico *CalicoSpec `yaml:"calico,omitempty"`
 	// Segments are the underlay: each is one layer 2 network, a switch. Nodes get the addresses .1, .2 and so on in the order of the file; etcd gets the last usable address, a router the one before it.
 	Segments Segments `yaml:"segments,omitempty"`
 	// Routers join segments; a router is the default route of its segments' nodes.
@@ -70,6 +72,25 @@ type RouterSpec struct {
 	Segments []string `yaml:"segments,omitempty" jsonschema:"required"`
 }
 
+// CalicoSpec is a Calico network. The keys have Calico's names and mean what
+// they do there.
+type CalicoSpec struct {
+	// Pool is where containers' addresses come from, 10.244.0.0/16.
+	Pool netip.Prefix `yaml:"pool,omitempty" jsonschema:"required"`
+	// BlockSize is the prefix length of the blocks that hosts take out of the pool, 26 when left out.
+	BlockSize int `yaml:"blockSize,omitempty" jsonschema:"minimum=20,maximum=32"`
+	// Encapsulation says when packets between hosts are wrapped; None, the default, is the only one built yet.
+	Encapsulation string `yaml:"encapsulation,omitempty" jsonschema:"enum=None"`
+	// Routes says who makes the routes to other hosts' blocks: store (each agent, from etcd), the default and the only one built yet.
+	Routes string `yaml:"routes,omitempty" jsonschema:"enum=store"`
+	// NATOutgoing lets containers reach what is outside the pool by their host's address. Off when left out.
+	NATOutgoing Switch `yaml:"natOutgoing,omitempty"`
+	// StrictAffinity forbids hosts to borrow single addresses from the blocks of others. Off when left out.
+	StrictAffinity Switch `yaml:"strictAffinity,omitempty"`
+	// MaxBlocksPerHost is how many blocks a host may take, 20 when left out.
+	MaxBlocksPerHost int `yaml:"maxBlocksPerHost,omitempty" jsonschema:"minimum=1"`
+}
+
 // InternetSpec is the outside world.
 type InternetSpec struct {
 	// Subnet is the network between the outside server and the router that leads to it; the server has the first address.
@@ -91,7 +112,7 @@ type NodeSpec struct {
 	Segment string `yaml:"segment,omitempty"`
 	// Address pins the node's address on its segment; left out, it is the next free one.
 	Address netip.Addr `yaml:"address,omitempty"`
-	// Subnet pins the containers' subnet. In a lab with a network it is reserved for the node, left out the agent picks one; in a lab without it is required, and nodes may share it.
+	// Subnet pins the containers' subnet. In a lab with a network it is reserved for the node, left out the agent picks one; in a Calico lab it is the node's first block; in a lab without either it is required, and nodes may share it.
 	Subnet netip.Prefix `yaml:"subnet,omitempty"`
 	// Bridge is the name of the containers' bridge: cni0 in a lab with a network, docker0 in one without.
 	Bridge string `yaml:"bridge,omitempty"`
@@ -99,8 +120,8 @@ type NodeSpec struct {
 	Containers Containers `yaml:"containers,omitempty"`
 	// Agent is a program that runs as the node's agent in the place of labctl's own, such as a real flanneld.
 	Agent *AgentSpec `yaml:"agent,omitempty"`
-	// Wiring is how containers are joined to the node; only bridge is built yet.
-	Wiring string `yaml:"wiring,omitempty" jsonschema:"enum=bridge"`
+	// Wiring is how containers are joined to the node: bridge, or in Calico labs routed, where each container has a link of its own to its host, which answers ARP for 169.254.1.1 there.
+	Wiring string `yaml:"wiring,omitempty" jsonschema:"enum=bridge,enum=routed"`
 }
 
 // AgentSpec is somebody's program as a node's agent. It takes a lease in etcd,
@@ -118,7 +139,7 @@ type AgentSpec struct {
 type ContainerSpec struct {
 	// Name of the container, which its node must not have twice.
 	Name string `yaml:"name,omitempty" jsonschema:"required"`
-	// Address pins the container's address, in a node whose subnet is pinned. Left out, it is the next free one.
+	// Address pins the container's address, in a node whose subnet is pinned, and in a Calico lab in any. Left out, it is the next free one.
 	Address netip.Addr `yaml:"address,omitempty"`
 	// Serve are TCP ports that answer HTTP with the address of the client as the container sees it.
 	Serve []int `yaml:"serve,omitempty"`

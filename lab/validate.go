@@ -41,6 +41,7 @@ func validate(s *Spec, r *report) {
 	v.lab()
 	v.nameAll()
 	v.checkNetwork()
+	v.checkCalico()
 	for _, seg := range s.Segments {
 		v.segment(seg)
 	}
@@ -83,6 +84,8 @@ func (v *validator) lab() {
 	case v.bad("leaseTTL") || ttl == 0 && v.positions["leaseTTL"].value == position{}:
 	case !v.hasNetwork():
 		v.add("leaseTTL", "leaseTTL: there are no leases in a lab without network", "remove it")
+	case v.calico != nil:
+		v.add("leaseTTL", "leaseTTL: Calico's blocks are no leases: a host has them until it leaves", "remove it")
 	case ttl < 2*time.Second:
 		v.add("leaseTTL", fmt.Sprintf("leaseTTL: %v is too short to keep alive", ttl), "use 2s or more")
 	case ttl > 365*24*time.Hour:

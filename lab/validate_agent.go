@@ -18,8 +18,12 @@ func (v *validator) agent(path string, n NodeSpec) {
 	if a == nil {
 		return
 	}
-	if !v.hasNetwork() && !v.bad("network") {
+	if v.noNetwork() {
 		v.add(path, fmt.Sprintf("%s: agent in a lab without network, which has no agents", n.Name), "add network, or leave agent out")
+		return
+	}
+	if v.calico != nil {
+		v.add(path, fmt.Sprintf("%s: agent in a Calico lab, where only labctl's own runs", n.Name), "leave agent out")
 		return
 	}
 	const example = `[flanneld, "-etcd-endpoints=${ETCD_ENDPOINTS}", "-iface=${IFACE}", "-subnet-file=${SUBNET_FILE}"]`

@@ -123,7 +123,7 @@ func (v *validator) check(c checkScope, spec CheckSpec) {
 		c.endpoint("kill.from", p.From)
 		c.target("kill.to", p.To)
 		c.expect("kill.expect", p.Expect)
-		if !v.hasNetwork() && !v.bad("network") {
+		if v.noNetwork() {
 			c.problem("kill", "a lab without network has no agents", "")
 		}
 	}
@@ -131,7 +131,7 @@ func (v *validator) check(c checkScope, spec CheckSpec) {
 		c.capture(p)
 	}
 	if p := spec.Store; p != nil {
-		if !v.hasNetwork() && !v.bad("network") {
+		if v.noNetwork() {
 			c.problem("store", "a lab without network has no store", "")
 		}
 		if p.Prefix == "" {
@@ -294,7 +294,7 @@ func (c checkScope) value(p Placeholder) (string, error) {
 	if !slices.Contains(values, p.Value) {
 		return "", fmt.Errorf("${%s} is unknown; %s has %s", clipText(p.String()), p.Endpoint, strings.Join(values, ", "))
 	}
-	if !c.hasNetwork() && !c.bad("network") && (p.Value == "vtepmac" || p.Value == "subnetfile" || p.Value == "key") {
+	if c.noNetwork() && (p.Value == "vtepmac" || p.Value == "subnetfile" || p.Value == "key") {
 		return "", fmt.Errorf("${%s}: a lab without network has no such value; remove it", p)
 	}
 	return "192.0.2.1", nil

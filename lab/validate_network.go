@@ -31,7 +31,7 @@ func containerMTU(n *backends.Network, mtu int) (int, error) {
 
 // checkNetwork validates flannel's network config and its backend's options.
 func (v *validator) checkNetwork() {
-	if !v.hasNetwork() {
+	if len(v.Network) == 0 {
 		return
 	}
 	if v.networkErr != nil {

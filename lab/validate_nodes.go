@@ -17,9 +17,7 @@ func (v *validator) node(n NodeSpec) {
 	if n.Address.IsValid() && !n.Address.Is4() {
 		v.add(path+".address", fmt.Sprintf("%s: address %s is not IPv4, the only family built yet", n.Name, n.Address), "")
 	}
-	if n.Wiring != "" && n.Wiring != "bridge" {
-		v.add(path+".wiring", fmt.Sprintf("%s: wiring %s is not built yet", n.Name, quote(n.Wiring)), "use bridge, or leave it out")
-	}
+	v.wiring(path+".wiring", n)
 	v.agent(path+".agent", n)
 	v.bridge(path, n)
 	v.nodeSubnet(path, n)
@@ -31,6 +29,8 @@ func (v *validator) bridge(path string, n NodeSpec) {
 	name := n.Bridge
 	switch {
 	case name == "":
+	case v.wiringOf(n) != BridgeWiring:
+		v.add(path+".bridge", fmt.Sprintf("%s: bridge %s, but the node's containers are not joined by one", n.Name, quote(name)), "remove it")
 	case !deviceName.MatchString(name):
 		v.add(path+".bridge", fmt.Sprintf("%s: bridge %s is not a possible device name", n.Name, quote(name)), "use at most 15 letters, digits and dashes: cni0, docker0")
 	case name == "lo" || name == "eth0" || name == "all" || name == "default" || strings.HasPrefix(name, "flannel") || strings.HasPrefix(name, "veth"):
@@ -45,9 +45,12 @@ func (v *validator) nodeSubnet(path string, n NodeSpec) {
 	switch {
 	case v.bad(p):
 	case !n.Subnet.IsValid():
-		if !v.hasNetwork() && !v.bad("network") {
+		if v.noNetwork() {
 			v.add(path, fmt.Sprintf("%s: subnet missing, which nobody gives out in a lab without network", n.Name), "add subnet: 172.17.0.0/16, or add network")
 		}
+		return
+	case v.calico != nil:
+		v.block(p, n)
 		return
 	case !v.subnet(p, n.Name, n.Subnet) || v.hasNetwork():
 		return
@@ -91,7 +94,9 @@ func (v *validator) containersOf(path string, n NodeSpec) {
 		v.add(path+".containers", fmt.Sprintf("%s: %d containers, more than the %d that a node may have", n.Name, len(containers), maxContainers), "")
 		return
 	}
-	v.containerRoom(path, n, len(containers))
+	if v.calico == nil {
+		v.containerRoom(path, n, len(containers))
+	}
 	names := map[string]bool{}
 	publishers := map[uint16]string{}
 	owners := map[netip.Addr]string{}
@@ -134,6 +139,10 @@ func (v *validator) containerRoom(path string, n NodeSpec, count int) {
 func (v *validator) containerAddress(path string, n NodeSpec, c ContainerSpec, owners map[netip.Addr]string) {
 	a, object := c.Address, n.Name+"."+c.Name
 	if !a.IsValid() || v.bad(path) || v.bad(join("nodes", n.Name)+".subnet") {
+		return
+	}
+	if v.calico != nil {
+		v.calicoAddress(path, object, a)
 		return
 	}
 	subnet := n.Subnet

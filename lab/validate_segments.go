@@ -35,6 +35,9 @@ func (v *validator) overlaps() {
 	if v.network != nil {
 		areas = append(areas, area{v.networkPath("Network"), "network", v.network.Pool.Network})
 	}
+	if v.calico != nil {
+		areas = append(areas, area{"calico.pool", "calico", v.calico.Pool})
+	}
 	for _, s := range v.Segments {
 		areas = append(areas, area{join("segments", s.Name) + ".subnet", "segment " + s.Name, s.Subnet})
 	}
@@ -84,7 +87,7 @@ func (v *validator) checkEtcd() {
 	switch {
 	case v.Etcd.Segment == "":
 	case !v.hasNetwork():
-		if !v.bad("network") {
+		if v.noNetwork() {
 			v.add("etcd", "etcd: a lab without network has no store", "remove etcd")
 		}
 	default:

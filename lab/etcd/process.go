@@ -8,7 +8,9 @@ import (
 	"net/netip"
 	"os"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"labctl/backends"
+	"labctl/backends/calico"
 	"labctl/lab/internal/rpc"
 )
 
@@ -18,14 +20,18 @@ type ProcessConfig struct {
 	Clients []string `json:"clients"` // URLs to listen on
 	// Network is flannel's network config, stored as it is, and Reservations
 	// its keys without TTL. What is stored already stays.
-	Network      json.RawMessage `json:"network,omitempty"`
-	Reservations []Reservation   `json:"reservations,omitempty"`
+	Network json.RawMessage `json:"network,omitempty"`
+	// Calico is a Calico network instead; Reservations are then blocks.
+	Calico       *calico.Config `json:"calico,omitempty"`
+	Reservations []Reservation  `json:"reservations,omitempty"`
 }
 
-// Reservation pins a subnet to the host with PublicIP.
+// Reservation pins a subnet to the host with PublicIP, which Calico knows as
+// Node.
 type Reservation struct {
 	Subnet   netip.Prefix `json:"subnet"`
 	PublicIP netip.Addr   `json:"publicIP"`
+	Node     string       `json:"node,omitempty"`
 }
 
 // Ready is what the process tells the supervisor, once.
@@ -48,17 +54,12 @@ func Run(ctx context.Context, c ProcessConfig, controlFile *os.File) error {
 		return err
 	}
 	defer s.Close()
-	store := backends.NewStore(s.Client())
-	if len(c.Network) > 0 {
-		// A restarted store keeps what somebody has written since.
-		if err := store.PutConfigOnce(ctx, c.Network); err != nil {
-			return err
-		}
+	prepare := c.flannel
+	if c.Calico != nil {
+		prepare = c.calico
 	}
-	for _, r := range c.Reservations {
-		if err := store.Reserve(ctx, r.Subnet, r.PublicIP); err != nil {
-			return fmt.Errorf("reservation %s: %w", r.Subnet, err)
-		}
+	if err := prepare(ctx, s.Client()); err != nil {
+		return err
 	}
 	if err := control.Send(Ready{Ready: true}); err != nil {
 		return fmt.Errorf("control stream: %w", err)
@@ -78,4 +79,35 @@ func Run(ctx context.Context, c ProcessConfig, controlFile *os.File) error {
 	case <-s.Done():
 		return errors.Join(errors.New("etcd: ended"), s.Err())
 	}
+}
+
+// flannel writes flannel's keys. A restarted store keeps what somebody has
+// written since.
+func (c ProcessConfig) flannel(ctx context.Context, client *clientv3.Client) error {
+	store := backends.NewStore(client)
+	if len(c.Network) > 0 {
+		if err := store.PutConfigOnce(ctx, c.Network); err != nil {
+			return err
+		}
+	}
+	for _, r := range c.Reservations {
+		if err := store.Reserve(ctx, r.Subnet, r.PublicIP); err != nil {
+			return fmt.Errorf("reservation %s: %w", r.Subnet, err)
+		}
+	}
+	return nil
+}
+
+// calico writes Calico's, in the same way.
+func (c ProcessConfig) calico(ctx context.Context, client *clientv3.Client) error {
+	store := calico.NewStore(client)
+	if err := store.PutConfigOnce(ctx, *c.Calico); err != nil {
+		return err
+	}
+	for _, r := range c.Reservations {
+		if err := store.Reserve(ctx, r.Subnet, r.Node); err != nil {
+			return fmt.Errorf("reservation %s: %w", r.Subnet, err)
+		}
+	}
+	return nil
 }

@@ -20,6 +20,7 @@ func (s *Supervisor) etcdArgv(plan *lab.Plan) ([]string, error) {
 		Dir:     s.dir.Etcd(),
 		Clients: append([]string{"unix://" + s.dir.EtcdSocket()}, plan.Etcd.Endpoints...),
 		Network: plan.Network,
+		Calico:  plan.Calico,
 	}
 	for _, r := range plan.Etcd.Reservations {
 		conf.Reservations = append(conf.Reservations, etcd.Reservation(r))
