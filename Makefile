@@ -4,7 +4,7 @@ LABCTL  := bin/labctl
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 export CGO_ENABLED := 0
 
-.PHONY: build test race tools bench bench-backends gate claims lint demo fuzz clean help bench-iperf
+.PHONY: stress build test race tools bench bench-backends gate claims lint demo fuzz clean help bench-iperf
 .DEFAULT_GOAL := build
 
 build: ## build the one static binary, bin/labctl
@@ -33,6 +33,9 @@ claims: build ## run the checks of all labs (as root) and write README's table o
 
 bench-iperf: build ## fail when labctl iperf moves less than iperf3, or loses or misses the rate of UDP
 	scripts/tools && $(GO) run ./scripts/bench -labctl $(LABCTL) -iperf -iperf-gate 0.05
+
+stress: build ## kill labctl 300 times (KILLS=) at all moments, and look for leaks and foreign changes
+	$(GO) build -o bin/ ./scripts/crash && bin/crash -labctl $(LABCTL) -kills $(or $(KILLS),300)
 
 lint: ## gofmt, vet, and a diff of go.mod against what is used
 	scripts/lint

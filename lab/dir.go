@@ -172,6 +172,17 @@ func (d Dir) Lock() (*os.File, error) {
 // when it is not there.
 func (d Dir) LockExisting() (*os.File, error) { return d.tryLock() }
 
+// locked says whether a command builds or removes the lab. It makes nothing.
+func (d Dir) locked() bool {
+	f, err := os.Open(d.lock())
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	// A command that wants the lock at this moment tries again.
+	return errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
+}
+
 func (d Dir) tryLock() (*os.File, error) {
 	f, err := os.OpenFile(d.lock(), os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
 	if err != nil {

@@ -46,7 +46,7 @@ func Up(ctx context.Context, o UpOptions) (st *Status, unchanged bool, err error
 			// Another command builds or removes it. Wait for either result.
 			if rec, err := ReadRecord(d); err == nil && rec.Alive() {
 				st, err := attach(ctx, d, o)
-				return st, err == nil, err
+				return st, err == nil, attachFailure(ctx, d, err)
 			}
 			if err := pause(ctx, d); err != nil {
 				return nil, false, err
@@ -59,7 +59,10 @@ func Up(ctx context.Context, o UpOptions) (st *Status, unchanged bool, err error
 		if rec, err := ReadRecord(d); err == nil && rec.Alive() {
 			lock.Close()
 			st, err := attach(ctx, d, o)
-			return st, err == nil, err
+			if errors.Is(err, ErrSupervisorGone) && ctx.Err() == nil && rec.awaitEnd(ctx) {
+				continue // it was dying: then it is made anew
+			}
+			return st, err == nil, attachFailure(ctx, d, err)
 		}
 		st, err = build(ctx, d, o, lock)
 		lock.Close()
@@ -87,19 +90,31 @@ func interrupted(ctx context.Context, d Dir) error {
 	return &Failure{Kind: Interrupted, Err: fmt.Errorf("%s: interrupted", d.Name())}
 }
 
+// awaitEnd waits until a lab whose supervisor does not answer is gone, and says
+// whether it is: between SIGKILL and the end of PID 1 it still counts as alive.
+func (r *Record) awaitEnd(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, killTimeout)
+	defer cancel()
+	for r.Alive() {
+		if pause(ctx, "") != nil {
+			return false
+		}
+	}
+	return true
+}
+
 // attach waits for a lab that somebody else built or builds.
 func attach(ctx context.Context, d Dir, o UpOptions) (*Status, error) {
 	c := &Client{Dir: d}
 	running, err := c.Plan(ctx)
 	if err != nil {
-		return nil, attachFailure(ctx, d, err)
+		return nil, err
 	}
 	if diff := DiffPlans(running, o.Plan); len(diff) > 0 {
 		return nil, &Failure{Kind: Usage, Err: fmt.Errorf("%s: runs already, from another lab file:\n  %s", d.Name(), strings.Join(diff, "\n  ")),
 			Cure: fmt.Sprintf("labctl down %s first, or choose another name with --name", d.Name())}
 	}
-	st, err := watchUntilReady(ctx, c, nil)
-	return st, attachFailure(ctx, d, err)
+	return watchUntilReady(ctx, c, nil)
 }
 
 // attachFailure says in the words of one who waits for another's lab what
@@ -283,7 +298,7 @@ func startInit(d Dir, l *net.UnixListener, lock *os.File, from time.Time) (*exec
 		return nil, err
 	}
 	defer log.Close()
-	cmd := exec.Command("/proc/self/exe", "__init", string(d), strconv.FormatInt(from.UnixNano(), 10))
+	cmd := exec.Command("/proc/self/exe", InitCommand, string(d), strconv.FormatInt(from.UnixNano(), 10))
 	cmd.Args[0] = "labctl"
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = log, log

@@ -15,10 +15,15 @@ import (
 // A visitor is a process that entered a namespace of the lab from outside
 // (ip netns exec). It would keep the namespace alive after the lab.
 
-// endVisitors ends those of the chosen endpoints, and returns a line on each.
-// For a rootless lab there are none: entering takes the capabilities that only
-// the lab itself has.
-func (r *Record) endVisitors(of func(endpoint string) bool) ([]string, error) {
+// visitor is one of them.
+type visitor struct {
+	pid            int
+	comm, endpoint string
+}
+
+// visitors are those that are there. For a rootless lab there are none:
+// entering takes the capabilities that only the lab itself has.
+func (r *Record) visitors() ([]visitor, error) {
 	if r.Rootless || len(r.Namespaces) == 0 {
 		return nil, nil
 	}
@@ -29,26 +34,42 @@ func (r *Record) endVisitors(of func(endpoint string) bool) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	var ended []string
-	var errs []error
+	var found []visitor
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
 		if err != nil || pid == os.Getpid() {
 			continue
 		}
 		name, ok := r.visits(pid)
-		if !ok || !of(name) {
+		if !ok {
 			continue
 		}
 		comm, err := os.ReadFile("/proc/" + e.Name() + "/comm")
 		if err != nil {
 			continue // gone
 		}
-		if err := r.end(pid); err != nil {
+		found = append(found, visitor{pid, string(bytes.TrimSpace(comm)), name})
+	}
+	return found, nil
+}
+
+// endVisitors ends those of the chosen endpoints, and returns a line on each.
+func (r *Record) endVisitors(of func(endpoint string) bool) ([]string, error) {
+	all, err := r.visitors()
+	if err != nil {
+		return nil, err
+	}
+	var ended []string
+	var errs []error
+	for _, v := range all {
+		if !of(v.endpoint) {
+			continue
+		}
+		if err := r.end(v.pid); err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		ended = append(ended, fmt.Sprintf("%d %s in %s", pid, bytes.TrimSpace(comm), name))
+		ended = append(ended, fmt.Sprintf("%d %s in %s", v.pid, v.comm, v.endpoint))
 	}
 	return ended, errors.Join(errs...)
 }

@@ -59,7 +59,7 @@ var commands = map[string]struct {
 	args int
 	run  func(args []string, stdout io.Writer) (int, error)
 }{
-	"__init": {2, func(args []string, _ io.Writer) (int, error) {
+	lab.InitCommand: {2, func(args []string, _ io.Writer) (int, error) {
 		return supervisor.Init(lab.Dir(args[0]), args[1])
 	}},
 	"__supervise": {2, func(args []string, _ io.Writer) (int, error) {

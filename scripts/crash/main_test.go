@@ -1,0 +1,49 @@
+package main
+
+import (
+	"bytes"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// Ten kills and a `labctl down --all` leave nothing, and nothing of others
+// changed; `make stress` does 300.
+func TestCrash(t *testing.T) {
+	t.Parallel()
+	for _, tool := range []string{"unshare", "ip", "bridge", "nft", "sh"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("needs %s, which is not installed: make tools installs it", tool)
+		}
+	}
+	if out, err := exec.Command("unshare", "--net", "--map-root-user", "true").CombinedOutput(); err != nil {
+		t.Skipf("needs namespaces of its own: %v: %s", err, bytes.TrimSpace(out))
+	}
+	dir := t.TempDir()
+	if out, err := exec.Command("go", "build", "-o", dir+"/", "labctl/cmd/labctl", "labctl/scripts/crash").CombinedOutput(); err != nil {
+		t.Fatalf("build: %v: %s", err, out)
+	}
+	out, err := exec.Command(filepath.Join(dir, "crash"), "-labctl", filepath.Join(dir, "labctl"), "-kills", "10", "-v").CombinedOutput()
+	t.Log(string(out))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(out), "10 kills in ") || !strings.Contains(string(out), ": 0 leaks, 0 foreign changes, 0 commands") {
+		t.Error("its last line is not that of ten good rounds")
+	}
+}
+
+// The comparison sees what is left, what is gone and what is another.
+func TestCompare(t *testing.T) {
+	t.Parallel()
+	before := map[string]string{"link": "up", "file": "a", "process": "1"}
+	now := map[string]string{"link": "down", "file": "a", "namespace": "in use"}
+	left, changed := differ(before, now)
+	if want := "namespace: in use"; len(left) != 1 || left[0] != want {
+		t.Errorf("left %q, want %q alone", left, want)
+	}
+	if len(changed) != 2 || !strings.HasPrefix(changed[0], "link:") || !strings.HasPrefix(changed[1], "process:") {
+		t.Errorf("changed %q, want link and process", changed)
+	}
+}
