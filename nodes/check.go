@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -29,6 +30,9 @@ func sound(s State) (State, error) {
 		FDB:        keep(&c, s.FDB, c.fdb),
 		Sysctls:    keep(&c, s.Sysctls, c.sysctl),
 		Tables:     keep(&c, s.Tables, c.table),
+	}
+	for i := range out.Routes {
+		out.Routes[i].Hops = slices.Clone(out.Routes[i].Hops)
 	}
 	return out, errors.Join(c.errs...)
 }
@@ -140,12 +144,41 @@ func (c *checker) route(r Route) (string, error) {
 	case r.Kind != Unicast && (r.Dev != "" || r.Via.IsValid()):
 		return key, errors.New("a route that drops has neither dev nor via")
 	}
+	if len(r.Hops) > 0 {
+		return key, hops(r)
+	}
 	if r.Kind == Unicast {
 		if err := validName(r.Dev); err != nil {
 			return key, err
 		}
 	}
 	return key, nil
+}
+
+// hops checks a route with several next hops.
+func hops(r Route) error {
+	switch {
+	case r.Kind != Unicast:
+		return errors.New("a route that drops has no next hops")
+	case r.Via.IsValid() || r.Dev != "" || r.OnLink || r.LinkScope:
+		return errors.New("next hops beside a via or dev of the route's own")
+	case len(r.Hops) == 1:
+		return errors.New("one next hop: that is via and dev")
+	}
+	seen := map[Hop]bool{}
+	for _, h := range r.Hops {
+		switch {
+		case !h.Via.IsValid() || h.Via.Is4() != r.Dst.Addr().Is4():
+			return fmt.Errorf("next hop via %s: not of the destination's address family", h.Via)
+		case seen[h]:
+			return fmt.Errorf("next hop via %s dev %s: twice", h.Via, h.Dev)
+		}
+		if err := validName(h.Dev); err != nil {
+			return err
+		}
+		seen[h] = true
+	}
+	return nil
 }
 
 func (c *checker) neighbour(n Neighbour) (string, error) {

@@ -73,7 +73,7 @@ func genState(t *rapid.T) nodes.State {
 		if v6 {
 			r.Dst = prefix(fmt.Sprintf("fd00:1%d::/48", i))
 		}
-		switch num("kind", 4) {
+		switch num("kind", 5) {
 		case 0:
 			r.Kind = nodes.Blackhole
 		case 1:
@@ -85,6 +85,14 @@ func genState(t *rapid.T) nodes.State {
 			r.Via = addr(fmt.Sprintf("10.201.0.%d", 1+num("via", 3)))
 			if v6 {
 				r.Via = addr(fmt.Sprintf("fd00:201::%d", 1+num("via", 3)))
+			}
+		case 4:
+			for i := range 2 + num("hops", 2) {
+				h := nodes.Hop{Via: addr(fmt.Sprintf("10.201.0.%d", 1+i)), Dev: dev(), OnLink: true}
+				if v6 {
+					h.Via = addr(fmt.Sprintf("fd00:201::%d", 1+i))
+				}
+				r.Hops = append(r.Hops, h)
 			}
 		}
 		s.Routes = append(s.Routes, r)

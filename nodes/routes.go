@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -14,17 +16,17 @@ const ipv6Metric = 1024
 
 // kroute is a route as the kernel has it, in comparable form.
 type kroute struct {
-	dst       netip.Prefix
-	via       netip.Addr
-	dev       string
-	src       netip.Addr
-	onlink    bool
-	kind      int
-	scope     netlink.Scope
-	protocol  int
-	priority  int
-	tos       int
-	multipath bool
+	dst      netip.Prefix
+	via      netip.Addr
+	dev      string
+	src      netip.Addr
+	onlink   bool
+	kind     int
+	scope    netlink.Scope
+	protocol int
+	priority int
+	tos      int
+	hops     string // of a route with several, as ip route prints them, sorted
 }
 
 func (k kroute) String() string {
@@ -42,8 +44,8 @@ func (k kroute) String() string {
 	if k.via.IsValid() {
 		add("via", k.via.String())
 	}
-	if k.multipath {
-		s += "nexthops "
+	if k.hops != "" {
+		s += k.hops + " "
 	}
 	if k.dev != "" {
 		add("dev", k.dev)
@@ -54,7 +56,7 @@ func (k kroute) String() string {
 	if k.priority != 0 && (k.dst.Addr().Is4() || k.priority != ipv6Metric) {
 		add("metric", fmt.Sprint(k.priority))
 	}
-	if k.dst.Addr().Is4() && k.kind == unix.RTN_UNICAST && k.via.IsValid() == (k.scope == netlink.SCOPE_LINK) {
+	if k.dst.Addr().Is4() && k.kind == unix.RTN_UNICAST && k.hops == "" && k.via.IsValid() == (k.scope == netlink.SCOPE_LINK) {
 		add("scope", k.scope.String())
 	}
 	if k.onlink {
@@ -75,9 +77,14 @@ func (p *pass) kroute(r Route) kroute {
 	case Unreachable:
 		k.kind = unix.RTN_UNREACHABLE
 	}
+	var hops []string
+	for _, h := range r.Hops {
+		hops = append(hops, hopText(h))
+	}
+	k.hops = hopList(hops)
 	if r.Dst.Addr().Is6() {
 		k.priority = ipv6Metric
-	} else if r.Kind == Unicast && (r.LinkScope || !r.Via.IsValid()) {
+	} else if r.Kind == Unicast && len(r.Hops) == 0 && (r.LinkScope || !r.Via.IsValid()) {
 		k.scope = netlink.SCOPE_LINK
 	}
 	return k
@@ -87,8 +94,17 @@ func (p *pass) kroute(r Route) kroute {
 func (p *pass) kernelRoute(r netlink.Route) kroute {
 	k := kroute{
 		dst: prefixOf(r.Dst), via: addrOf(r.Gw), dev: p.byIndex[r.LinkIndex], src: addrOf(r.Src), onlink: r.Flags&unix.RTNH_F_ONLINK != 0,
-		kind: r.Type, scope: r.Scope, protocol: int(r.Protocol), priority: r.Priority, tos: r.Tos, multipath: len(r.MultiPath) > 0,
+		kind: r.Type, scope: r.Scope, protocol: int(r.Protocol), priority: r.Priority, tos: r.Tos,
 	}
+	var hops []string
+	for _, h := range r.MultiPath {
+		text := hopText(Hop{Via: addrOf(h.Gw), Dev: p.byIndex[h.LinkIndex], OnLink: h.Flags&unix.RTNH_F_ONLINK != 0})
+		if h.Hops > 0 { // the kernel's counts from 0
+			text += fmt.Sprintf(" weight %d", h.Hops+1)
+		}
+		hops = append(hops, text)
+	}
+	k.hops = hopList(hops)
 	if !k.dst.IsValid() {
 		k.dst = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 		if r.Family == unix.AF_INET6 {
@@ -102,6 +118,20 @@ func (p *pass) kernelRoute(r netlink.Route) kroute {
 		k.scope = 0 // IPv6 has none
 	}
 	return k
+}
+
+func hopText(h Hop) string {
+	s := fmt.Sprintf("nexthop via %s dev %s", h.Via, h.Dev)
+	if h.OnLink {
+		s += " onlink"
+	}
+	return s
+}
+
+// hopList joins next hops in an order of their own: a route's have none.
+func hopList(hops []string) string {
+	slices.Sort(hops)
+	return strings.Join(hops, " ")
 }
 
 type listedRoute struct {
@@ -163,12 +193,12 @@ func (p *pass) routes() {
 		if p.ctx.Err() != nil {
 			return
 		}
-		p.route(want[r.Dst], have[r.Dst])
+		p.route(want[r.Dst], r.Hops, have[r.Dst])
 	}
 }
 
 // route puts one wanted route there.
-func (p *pass) route(w kroute, list []listedRoute) {
+func (p *pass) route(w kroute, hops []Hop, list []listedRoute) {
 	if contains(list, w) {
 		return
 	}
@@ -205,6 +235,17 @@ func (p *pass) route(w kroute, list []listedRoute) {
 	}
 	if w.onlink {
 		r.Flags = unix.RTNH_F_ONLINK
+	}
+	for _, h := range hops {
+		index, ok := p.device(ch, h.Dev)
+		if !ok {
+			return
+		}
+		next := &netlink.NexthopInfo{LinkIndex: index, Gw: slice(h.Via)}
+		if h.OnLink {
+			next.Flags = unix.RTNH_F_ONLINK
+		}
+		r.MultiPath = append(r.MultiPath, next)
 	}
 	p.do(ch, verb, func() error { return p.r.h.RouteReplace(r) })
 }
@@ -275,4 +316,53 @@ func contains(list []listedRoute, w kroute) bool {
 
 func routeChange(a Action, k kroute) Change {
 	return Change{a, "route", k.dst.String(), k.String()}
+}
+
+// RoutesOf lists the main table's routes with a protocol number: what an
+// earlier process of the same kind left.
+func (n *Namespace) RoutesOf(protocol int) ([]Route, error) {
+	h, err := openHandle(n)
+	if err != nil {
+		return nil, fmt.Errorf("%s: open netlink socket: %w", n.name, err)
+	}
+	defer h.Close()
+	links, err := dump(h.LinkList)
+	if err != nil {
+		return nil, fmt.Errorf("%s: list links: %w", n.name, err)
+	}
+	p := &pass{byIndex: map[int]string{}}
+	for _, l := range links {
+		p.byIndex[l.Attrs().Index] = l.Attrs().Name
+	}
+	var all []Route
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		list, err := dump(func() ([]netlink.Route, error) {
+			return h.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN, Protocol: netlink.RouteProtocol(protocol)},
+				netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
+		})
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return nil, fmt.Errorf("%s: list routes: %w", n.name, err)
+		}
+		for _, r := range list {
+			all = append(all, p.asRoute(r))
+		}
+	}
+	return all, nil
+}
+
+// asRoute is a listed route as a State would have it.
+func (p *pass) asRoute(r netlink.Route) Route {
+	k := p.kernelRoute(r)
+	out := Route{Dst: k.dst, Via: k.via, Dev: k.dev, Src: k.src, OnLink: k.onlink}
+	switch k.kind {
+	case unix.RTN_BLACKHOLE:
+		out.Kind = Blackhole
+	case unix.RTN_UNREACHABLE:
+		out.Kind = Unreachable
+	}
+	out.LinkScope = k.dst.Addr().Is4() && k.via.IsValid() && k.scope == netlink.SCOPE_LINK
+	for _, h := range r.MultiPath {
+		out.Hops = append(out.Hops, Hop{Via: addrOf(h.Gw), Dev: p.byIndex[h.LinkIndex], OnLink: h.Flags&unix.RTNH_F_ONLINK != 0})
+	}
+	return out
 }

@@ -102,6 +102,16 @@ type Route struct {
 	// otherwise routes without Via have scope link too, as ip route does.
 	LinkScope bool
 	Kind      RouteKind
+	// Hops are several next hops of equal cost (ECMP), in the place of Via, Dev
+	// and OnLink; a route through one has none.
+	Hops []Hop
+}
+
+// Hop is one next hop of several.
+type Hop struct {
+	Via    netip.Addr
+	Dev    string
+	OnLink bool
 }
 
 // Neighbour is a static entry of the neighbour (ARP, NDP) table.

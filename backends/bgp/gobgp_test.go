@@ -1,0 +1,117 @@
+package bgp
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"labctl/nodes/nodestest"
+)
+
+// long is the patience of tests on a loaded machine.
+const long = 30 * time.Second
+
+// routes says whether the host has a route to each other's block.
+func (h *host) knows(others ...*host) error {
+	have := h.ip("route")
+	for _, o := range others {
+		want := fmt.Sprintf("%s via %s dev eth0 proto bgp onlink", o.config.Originate[0], o.addr)
+		if h.dir != "" {
+			want = fmt.Sprintf("%s via %s dev eth0 proto bird", o.config.Originate[0], o.addr)
+		}
+		if !strings.Contains(have, want) {
+			return fmt.Errorf("%s: no route %q in:\n%s", h.name, want, have)
+		}
+	}
+	return nil
+}
+
+func others(hosts []*host, but *host) []*host {
+	var all []*host
+	for _, h := range hosts {
+		if h != but {
+			all = append(all, h)
+		}
+	}
+	return all
+}
+
+func converged(hosts []*host) func() error {
+	return func() error {
+		for _, h := range hosts {
+			if err := h.knows(others(hosts, h)...); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+func TestMesh(t *testing.T) {
+	t.Parallel()
+	hosts := network(t, 3)
+	mesh(hosts)
+	began := time.Now()
+	for _, h := range hosts {
+		h.start()
+	}
+	nodestest.Eventually(t, long, converged(hosts))
+	t.Logf("converged after %v", time.Since(began))
+
+	t.Run("a withdrawn route goes", func(t *testing.T) {
+		began := time.Now()
+		hosts[2].config.Originate = nil
+		hosts[2].set()
+		nodestest.Eventually(t, long, func() error {
+			if have := hosts[0].ip("route"); strings.Contains(have, "10.1.3.0") {
+				return fmt.Errorf("still there:\n%s", have)
+			}
+			return nil
+		})
+		t.Logf("gone after %v", time.Since(began))
+	})
+	t.Run("a silent host's routes go with the hold time", func(t *testing.T) {
+		began := time.Now()
+		hosts[1].ip("link", "set", "eth0", "down")
+		nodestest.Eventually(t, long, func() error {
+			if have := hosts[0].ip("route"); strings.Contains(have, "10.1.2.0") {
+				return fmt.Errorf("still there:\n%s", have)
+			}
+			return nil
+		})
+		t.Logf("gone after %v", time.Since(began))
+	})
+}
+
+func TestRestart(t *testing.T) {
+	t.Parallel()
+	hosts := network(t, 3)
+	mesh(hosts)
+	for _, h := range hosts {
+		h.config.Timers.Hold = time.Minute // a busy machine must not look like a silent host
+		h.start()
+	}
+	nodestest.Eventually(t, long, converged(hosts))
+	all := func() error { return converged(hosts)() }
+	hosts[0].kill()
+	if err := all(); err != nil {
+		t.Fatalf("killed: %v", err)
+	}
+	hosts[0].start()
+	// Until everybody has heard everything again, and each has cleaned up, no
+	// route is missing anywhere for a moment.
+	deadline := time.Now().Add(long)
+	for {
+		if err := all(); err != nil {
+			t.Fatalf("started again: %v", err)
+		}
+		if r := hosts[0].now(); r.Established() == 2 && r.Stale == 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("started again: %+v", hosts[0].now())
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
