@@ -8,7 +8,7 @@ export CGO_ENABLED := 0
 .DEFAULT_GOAL := build
 
 build: ## build the one static binary, bin/labctl
-	$(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o $(LABCTL) ./cmd/labctl
+	$(GO) build -trimpath -ldflags "-s -w -funcalign=16 -X main.version=$(VERSION)" -o $(LABCTL) ./cmd/labctl
 
 test: tools build ## run all tests; as root also what only root can
 	scripts/test

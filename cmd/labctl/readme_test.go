@@ -214,8 +214,8 @@ func TestReadmeBlocks(t *testing.T) {
 func TestReadmeSections(t *testing.T) {
 	t.Parallel()
 	for file, want := range map[string][]string{
-		readme: {"What is real and what is not", "How it works", "Commands", "The lab file", "Built-in labs", "Labs in your own Go tests", "Looking at packets", "Healing, and how to stop it",
-			"Past one machine", "As an ordinary user", "Limits", "Speed", "How to remove everything", "How to add to it", "Licence"},
+		readme: {"What is real and what is not", "Install", "Commands", "Built-in labs", "Follow a packet", "Looking at packets", "How much a path carries", "Healing, and how to stop it", "The lab file",
+			"Labs in your own Go tests", "Past one machine", "Limits", "How to remove everything", "How it works", "Speed", "How to add to it", "Licence"},
 	} {
 		sections(t, file, want)
 	}
