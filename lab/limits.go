@@ -10,9 +10,9 @@ import (
 )
 
 // Descriptors that the supervisor holds: for each namespace itself, the
-// netlink sockets of its reconciler, and its monitor's; and for itself.
+// two netlink sockets of its reconciler, and its monitor's; and for itself.
 const (
-	filesPerNamespace = 6
+	filesPerNamespace = 7
 	filesOfItsOwn     = 64
 	filesOfEtcd       = 200 // etcd refuses to start with 150 or fewer
 )

@@ -78,9 +78,6 @@ func (p *pass) fdb() {
 		p.r.made.fdb = made
 	}
 	for _, f := range p.want.FDB {
-		if p.ctx.Err() != nil {
-			return
-		}
 		k := fdbKey{f.Dev, f.MAC.String()}
 		if slices.ContainsFunc(have[k], func(n netlink.Neigh) bool { return addrOf(n.IP) == f.Dst }) {
 			continue
@@ -93,14 +90,13 @@ func (p *pass) fdb() {
 		if !ok {
 			continue
 		}
-		n := &netlink.Neigh{LinkIndex: dev, Family: unix.AF_BRIDGE, Flags: unix.NTF_SELF, State: unix.NUD_PERMANENT, IP: f.Dst.AsSlice(), HardwareAddr: f.MAC}
-		p.do(ch, "set fdb", func() error {
-			if flooding(f.MAC) {
-				return p.r.h.NeighAppend(n)
-			}
-			return p.r.h.NeighSet(n)
-		})
+		r := setNeighbour(unix.AF_BRIDGE, dev, f.Dst, f.MAC, unix.NTF_SELF)
+		if flooding(f.MAC) { // it goes to several hosts
+			r.flags = unix.NLM_F_CREATE | unix.NLM_F_APPEND
+		}
+		p.later(queued{change: ch, verb: "set fdb", request: r})
 	}
+	p.flush()
 }
 
 func fdbChange(a Action, k fdbKey, dst netip.Addr) Change {

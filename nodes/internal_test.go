@@ -1,12 +1,16 @@
 package nodes
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
+	"errors"
 	"net/netip"
 	"slices"
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -31,14 +35,19 @@ func open(t testing.TB) *Reconciler {
 func TestOwnNotifications(t *testing.T) {
 	t.Parallel()
 	r := open(t)
-	if r.port == 0 {
+	if slices.Contains(r.ports, 0) {
 		t.Fatal("portOf does not find the socket")
 	}
-	f, err := r.ns.listen(unix.NETLINK_ROUTE, 1<<(unix.RTNLGRP_IPV4_ROUTE-1)|1<<(unix.RTNLGRP_NEIGH-1))
+	f, err := r.ns.listen(unix.NETLINK_ROUTE, 1<<(unix.RTNLGRP_IPV4_ROUTE-1)|1<<(unix.RTNLGRP_NEIGH-1), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
+	filtered, err := r.ns.listen(unix.NETLINK_ROUTE, 1<<(unix.RTNLGRP_IPV4_ROUTE-1)|1<<(unix.RTNLGRP_NEIGH-1), notFrom(r.ports))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer filtered.Close()
 	m := &monitor{r: r}
 	r.Set(State{
 		Links:  []Link{Bridge{LinkAttrs: LinkAttrs{Name: "br0"}}},
@@ -58,6 +67,105 @@ func TestOwnNotifications(t *testing.T) {
 		}
 		if m.matters(buf[:n]) {
 			t.Errorf("our own change would cause a pass: % x", buf[:n])
+		}
+	}
+	// Somebody else's passes the filter.
+	other, err := openBatch(r.ns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.close()
+	theirs := kroute{dst: netip.MustParsePrefix("10.9.0.0/16"), kind: unix.RTN_BLACKHOLE, protocol: 77}
+	if err := other.send([]request{setRoute(theirs, 0, nil)}, func(_ int, err error) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	filtered.SetReadDeadline(time.Now().Add(5 * time.Second))
+	for found := false; !found; {
+		n, err := filtered.Read(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if slices.Contains(r.ports, binary.NativeEndian.Uint32(buf[12:])) {
+			t.Errorf("the filter lets pass what we did: % x", buf[:n])
+		}
+		found = bytes.Contains(buf[:n], []byte{10, 9, 0, 0}) // after the kernel's own about lo
+	}
+}
+
+// TestBatch holds that each request of a batch gets its own outcome, in more
+// than one system call, and that good ones are done beside bad ones.
+func TestBatch(t *testing.T) {
+	t.Parallel()
+	r := open(t)
+	var list []request
+	for i := range 3 * batchSize / 2 {
+		k := kroute{dst: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 1, byte(i), 0}), 24), kind: unix.RTN_BLACKHOLE, protocol: 91}
+		index := 0
+		if i%3 == 1 {
+			k.kind, index = unix.RTN_UNICAST, 12345 // no such device
+		}
+		list = append(list, setRoute(k, index, nil))
+	}
+	var outcome []error
+	for range 2 { // replacing is no error
+		outcome = nil
+		if err := r.batch.send(list, func(i int, err error) {
+			if i != len(outcome) {
+				t.Fatalf("outcome %d after %d", i, len(outcome))
+			}
+			outcome = append(outcome, err)
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	good := 0
+	for i, err := range outcome {
+		if bad := i%3 == 1; bad != errors.Is(err, unix.ENODEV) || !bad && err != nil {
+			t.Errorf("outcome %d: %v", i, err)
+		} else if !bad {
+			good++
+		}
+	}
+	there, err := r.h.RouteListFiltered(unix.AF_INET, &netlink.Route{Protocol: 91}, netlink.RT_FILTER_PROTOCOL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(there) != good || len(outcome) != len(list) {
+		t.Errorf("%d routes after %d outcomes, want %d after %d", len(there), len(outcome), good, len(list))
+	}
+}
+
+func TestRouteMatters(t *testing.T) {
+	in := interest{protocol: 96, routes: map[netip.Prefix]bool{
+		netip.MustParsePrefix("10.1.0.0/16"): true, netip.MustParsePrefix("0.0.0.0/0"): true, netip.MustParsePrefix("fd00::/64"): true,
+	}}
+	msg := func(dst string, table, protocol byte) []byte {
+		k := kroute{dst: netip.MustParsePrefix(dst), kind: unix.RTN_UNICAST, protocol: int(protocol)}
+		r := setRoute(k, 3, nil)
+		r.body[4] = table
+		return append(r.body[:], r.attrs...)
+	}
+	for _, test := range []struct {
+		name string
+		msg  []byte
+		want bool
+	}{
+		{"ours", msg("10.9.0.0/16", unix.RT_TABLE_MAIN, 96), true},
+		{"another owner's", msg("10.9.0.0/16", unix.RT_TABLE_MAIN, 97), false},
+		{"another owner's in our place", msg("10.1.0.0/16", unix.RT_TABLE_MAIN, 97), true},
+		{"another length", msg("10.1.0.0/24", unix.RT_TABLE_MAIN, 97), false},
+		{"default", msg("0.0.0.0/0", unix.RT_TABLE_MAIN, unix.RTPROT_BOOT), true},
+		{"default of IPv6", msg("::/0", unix.RT_TABLE_MAIN, unix.RTPROT_BOOT), false},
+		{"IPv6", msg("fd00::/64", unix.RT_TABLE_MAIN, unix.RTPROT_BOOT), true},
+		{"local table", msg("10.1.0.0/16", unix.RT_TABLE_LOCAL, unix.RTPROT_KERNEL), false},
+		{"short", []byte{2}, true},
+	} {
+		if got := in.route(test.msg); got != test.want {
+			t.Errorf("%s: route() = %v, want %v", test.name, got, test.want)
 		}
 	}
 }

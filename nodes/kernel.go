@@ -59,12 +59,4 @@ func addrOf(ip net.IP) netip.Addr {
 	return a.Unmap()
 }
 
-// slice is nil for the zero Addr, which netlink takes for "none".
-func slice(a netip.Addr) net.IP {
-	if !a.IsValid() {
-		return nil
-	}
-	return a.AsSlice()
-}
-
 func sameMAC(a, b net.HardwareAddr) bool { return bytes.Equal(a, b) }

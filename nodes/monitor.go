@@ -4,9 +4,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"os"
 	"reflect"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -16,21 +18,29 @@ import (
 
 // interest is what a monitor has to know about the State to tell what matters.
 type interest struct {
-	addrs  map[netip.Addr]bool // neighbours that are wanted
-	devs   map[int]bool        // indices of the devices on which fixed neighbours are ours or foreign
-	vxlans map[int]bool        // indices of VXLAN devices
-	tables bool
+	addrs    map[netip.Addr]bool   // neighbours that are wanted
+	devs     map[int]bool          // indices of the devices on which fixed neighbours are ours or foreign
+	vxlans   map[int]bool          // indices of VXLAN devices whose FDB is ours
+	routes   map[netip.Prefix]bool // destinations that are wanted, the kernel's own for our addresses included
+	protocol byte                  // of our routes
+	tables   bool
 }
 
 func (p *pass) interest() interest {
-	in := interest{addrs: make(map[netip.Addr]bool, len(p.want.Neighbours)), devs: map[int]bool{}, vxlans: map[int]bool{}, tables: len(p.want.Tables) > 0}
+	in := interest{addrs: make(map[netip.Addr]bool, len(p.want.Neighbours)), devs: map[int]bool{}, vxlans: map[int]bool{},
+		routes: make(map[netip.Prefix]bool, len(p.want.Routes)), protocol: byte(p.r.owner.Protocol), tables: len(p.want.Tables) > 0}
+	for _, list := range [][]Route{p.want.Routes, p.connected()} {
+		for _, r := range list {
+			in.routes[r.Dst] = true
+		}
+	}
 	for _, n := range p.want.Neighbours {
 		in.addrs[n.Addr] = true
 	}
 	own, ports := p.ownDevices()
 	for name, l := range p.byName {
 		in.devs[l.Attrs().Index] = own[name] || ports[name] || p.exclusive[name]
-		if l.Type() == kindVXLAN {
+		if l.Type() == kindVXLAN && (own[name] || p.exclusive[name]) {
 			in.vxlans[l.Attrs().Index] = true
 		}
 	}
@@ -57,7 +67,7 @@ func newMonitor(r *Reconciler) (*monitor, error) {
 	} {
 		groups |= 1 << (g - 1)
 	}
-	f, err := r.ns.listen(unix.NETLINK_ROUTE, groups)
+	f, err := r.ns.listen(unix.NETLINK_ROUTE, groups, notFrom(r.ports))
 	if err != nil {
 		return nil, fmt.Errorf("%s: listen to rtnetlink: %w", r.ns.name, err)
 	}
@@ -74,7 +84,7 @@ func (m *monitor) watchTables() error {
 	if !need || m.nft != nil {
 		return nil
 	}
-	f, err := m.r.ns.listen(unix.NETLINK_NETFILTER, 1<<(unix.NFNLGRP_NFTABLES-1))
+	f, err := m.r.ns.listen(unix.NETLINK_NETFILTER, 1<<(unix.NFNLGRP_NFTABLES-1), nil)
 	if err != nil {
 		return err
 	}
@@ -106,13 +116,39 @@ func (m *monitor) close() {
 	m.wg.Wait()
 }
 
-// listen opens a netlink socket inside ns that receives groups.
-func (n *Namespace) listen(protocol int, groups uint32) (*os.File, error) {
+// notFrom is a socket filter (bpf(4)) that drops messages which these ports
+// caused: what a pass does itself wakes nobody.
+func notFrom(ports []uint32) []unix.SockFilter {
+	const portOffset = 12 // of nlmsg_pid in struct nlmsghdr
+	f := []unix.SockFilter{{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: portOffset}}
+	for i, port := range ports {
+		if port == 0 {
+			port = ^port // the kernel's own messages are wanted
+		}
+		// Words are loaded as big-endian ones.
+		k := binary.BigEndian.Uint32(binary.NativeEndian.AppendUint32(nil, port))
+		f = append(f, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: uint8(len(ports) - i), K: k})
+	}
+	return append(f,
+		unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: math.MaxUint32},
+		unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0})
+}
+
+// listen opens a netlink socket inside ns that receives groups, as far as
+// filter lets them pass.
+func (n *Namespace) listen(protocol int, groups uint32, filter []unix.SockFilter) (*os.File, error) {
 	fd := -1
 	err := n.Do(func() (err error) {
 		fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
 		if err != nil {
 			return err
+		}
+		if filter != nil {
+			prog := &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+			if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, prog); err != nil {
+				unix.Close(fd)
+				return err
+			}
 		}
 		if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {
 			unix.Close(fd)
@@ -172,7 +208,7 @@ func (m *monitor) matters(b []byte) bool {
 		kind, port := binary.NativeEndian.Uint16(b[4:]), binary.NativeEndian.Uint32(b[12:])
 		body := b[unix.SizeofNlMsghdr:n]
 		b = b[min((n+3)&^3, len(b)):]
-		if port != 0 && port == m.r.port {
+		if port != 0 && slices.Contains(m.r.ports, port) {
 			continue
 		}
 		switch kind {
@@ -182,10 +218,7 @@ func (m *monitor) matters(b []byte) bool {
 				hit = true
 			}
 		case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
-			// The local table is the kernel's shadow of the addresses.
-			if len(body) < unix.SizeofRtMsg || body[4] == unix.RT_TABLE_MAIN {
-				hit = true
-			}
+			hit = hit || in.route(body)
 		case unix.RTM_NEWLINK, unix.RTM_DELLINK:
 			if len(body) >= unix.SizeofIfInfomsg {
 				m.r.mu.Lock()
@@ -200,21 +233,60 @@ func (m *monitor) matters(b []byte) bool {
 	return hit
 }
 
+// route says whether a message about a route matters: not one of the local
+// table, which is the kernel's shadow of the addresses, nor of another owner to
+// where we want none.
+func (in interest) route(body []byte) bool {
+	if len(body) < unix.SizeofRtMsg {
+		return true
+	}
+	if body[4] != unix.RT_TABLE_MAIN {
+		return false
+	}
+	if body[5] == in.protocol {
+		return true
+	}
+	bits, dst := int(body[1]), netip.IPv4Unspecified()
+	if body[0] == unix.AF_INET6 {
+		dst = netip.IPv6Unspecified()
+	}
+	if b := attrIn(body[unix.SizeofRtMsg:], unix.RTA_DST); b != nil {
+		dst, _ = netip.AddrFromSlice(b)
+	}
+	return in.routes[netip.PrefixFrom(dst, bits)]
+}
+
+// attrIn finds an attribute; nil when there is none.
+func attrIn(b []byte, kind uint16) []byte {
+	for len(b) >= unix.SizeofRtAttr {
+		n := int(binary.NativeEndian.Uint16(b))
+		if n < unix.SizeofRtAttr || n > len(b) {
+			return nil
+		}
+		if binary.NativeEndian.Uint16(b[2:]) == kind {
+			return b[unix.SizeofRtAttr:n]
+		}
+		b = b[min((n+3)&^3, len(b)):]
+	}
+	return nil
+}
+
 // neighbour says whether a message about a neighbour or FDB entry matters.
 func (in interest) neighbour(body []byte) bool {
 	if len(body) < unix.SizeofNdMsg {
 		return true
 	}
-	n, err := netlink.NeighDeserialize(body)
-	if err != nil {
-		return true
-	}
-	if n.Family == unix.AF_BRIDGE {
-		return in.vxlans[n.LinkIndex] && n.State&unix.NUD_PERMANENT != 0
+	index, state, flags := int(binary.NativeEndian.Uint32(body[4:])), binary.NativeEndian.Uint16(body[8:]), body[10]
+	if body[0] == unix.AF_BRIDGE {
+		return in.vxlans[index] && state&unix.NUD_PERMANENT != 0
 	}
 	// A NOARP entry is most often a multicast group's, made by the kernel.
-	fixed := n.State&unix.NUD_PERMANENT != 0 || n.Flags&unix.NTF_EXT_LEARNED != 0
-	return fixed && in.devs[n.LinkIndex] || in.addrs[addrOf(n.IP)]
+	fixed := state&unix.NUD_PERMANENT != 0 || flags&unix.NTF_EXT_LEARNED != 0
+	if fixed && in.devs[index] {
+		return true
+	}
+	dst, _ := netip.AddrFromSlice(attrIn(body[unix.SizeofNdMsg:], unix.NDA_DST))
+	return in.addrs[dst.Unmap()]
 }
 
 // portOf returns the netlink port of h's socket, which the kernel writes into

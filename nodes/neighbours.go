@@ -67,9 +67,6 @@ func (p *pass) neighbours() {
 		p.r.made.neighbours = made
 	}
 	for _, n := range p.want.Neighbours {
-		if p.ctx.Err() != nil {
-			return
-		}
 		k := neighKey{n.Dev, n.Addr}
 		cur, found := have[k]
 		ch := k.change(Add, n.MAC, n.wantState())
@@ -83,14 +80,17 @@ func (p *pass) neighbours() {
 		if !ok {
 			continue
 		}
-		nn := &netlink.Neigh{LinkIndex: dev, IP: n.Addr.AsSlice(), HardwareAddr: n.MAC, State: unix.NUD_PERMANENT}
+		nn := netlink.Neigh{LinkIndex: dev, IP: n.Addr.AsSlice(), HardwareAddr: n.MAC, State: unix.NUD_PERMANENT}
 		if n.ExternLearned {
 			nn.Flags = unix.NTF_EXT_LEARNED
 		}
-		if p.do(ch, "set neighbour", func() error { return p.r.h.NeighSet(nn) }) {
-			have[k] = *nn
-		}
+		p.later(queued{
+			change: ch, verb: "set neighbour",
+			request: setNeighbour(familyOf(n.Addr), dev, n.Addr, n.MAC, uint8(nn.Flags)),
+			done:    func() { have[k] = nn },
+		})
 	}
+	p.flush()
 }
 
 // listNeighbours is what the kernel has. All namespaces share one table, and to

@@ -50,6 +50,15 @@ type pass struct {
 
 	found, done, failed, foreign []Change
 	errs                         []error
+	queued                       []queued
+}
+
+// queued is a difference that flush puts right.
+type queued struct {
+	change  Change
+	verb    string
+	request request
+	done    func() // called when it was; may be nil
 }
 
 // run does the pass. The order is that of dependence.
@@ -86,20 +95,58 @@ func (p *pass) do(c Change, verb string, f func() error) bool {
 	if p.dry || p.ctx.Err() != nil || slices.Contains(p.failed, c) {
 		return false
 	}
-	if err := f(); err != nil {
-		p.failed = append(p.failed, c)
-		object := c.Object
-		if c.Kind == "address" || c.Kind == "neighbour" || c.Kind == "fdb" {
-			object += " " + c.Detail
-		}
-		if c.Kind != "link" {
-			object = c.Kind + " " + object
-		}
-		p.fail(object, verb, err)
-		return false
+	return p.settle(c, verb, f())
+}
+
+// settle notes what became of a difference that was to be put right.
+func (p *pass) settle(c Change, verb string, err error) bool {
+	if err == nil {
+		p.done = append(p.done, c)
+		return true
 	}
-	p.done = append(p.done, c)
-	return true
+	p.failed = append(p.failed, c)
+	object := c.Object
+	if c.Kind == "address" || c.Kind == "neighbour" || c.Kind == "fdb" {
+		object += " " + c.Detail
+	}
+	if c.Kind != "link" {
+		object = c.Kind + " " + object
+	}
+	p.fail(object, verb, err)
+	return false
+}
+
+// later notes a difference and, unless the pass only looks, has flush put it
+// right together with others.
+func (p *pass) later(q queued) {
+	p.found = append(p.found, q.change)
+	if !p.dry && p.ctx.Err() == nil {
+		p.queued = append(p.queued, q)
+	}
+}
+
+// flush puts right what later has noted.
+func (p *pass) flush() {
+	list := p.queued
+	p.queued = nil
+	requests := make([]request, len(list))
+	for i, q := range list {
+		requests[i] = q.request
+	}
+	told := 0
+	result := func(i int, err error) {
+		told++
+		q := list[i]
+		p.settle(q.change, q.verb, err)
+		if err == nil && q.done != nil {
+			q.done()
+		}
+	}
+	if err := p.r.batch.send(requests, result); err != nil {
+		for i := told; i < len(list); i++ {
+			result(i, err)
+		}
+	}
 }
 
 func (p *pass) fail(object, verb string, err error) {

@@ -50,7 +50,8 @@ type Reconciler struct {
 
 	passing sync.Mutex // held during a pass; guards the block below
 	h       *netlink.Handle
-	port    uint32           // h's netlink port, the origin of our own notifications
+	batch   *batch
+	ports   []uint32         // h's and batch's, the origin of our own notifications
 	eth     *ethtool.Ethtool // nil until needed
 	plain   map[int]bool     // indices of links whose offloads are known to be off
 	made    memory
@@ -68,7 +69,9 @@ type Reconciler struct {
 	held     bool
 	report   Report
 	interest interest
-	watched  bool         // Run listens: plain may be relied on
+	monitor  *monitor     // nil until Watch
+	watched  bool         // the monitor listens: plain and neighbours may be relied on
+	covered  bool         // a pass has applied want, or tried to
 	touched  map[int]bool // indices of links that changed since the last pass
 	// neighTouched: a neighbour that matters changed, or may have.
 	neighTouched bool
@@ -81,11 +84,54 @@ func NewReconciler(ns *Namespace, o Owner) (*Reconciler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: open netlink socket: %w", ns.name, err)
 	}
+	b, err := openBatch(ns)
+	if err != nil {
+		h.Close()
+		return nil, fmt.Errorf("%s: open netlink socket: %w", ns.name, err)
+	}
 	return &Reconciler{
-		ns: ns, owner: o, h: h, port: portOf(h), made: newMemory(), first: true,
+		ns: ns, owner: o, h: h, batch: b, ports: []uint32{portOf(h), b.port}, made: newMemory(), first: true,
 		plain: map[int]bool{}, touched: map[int]bool{},
 		wake: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 	}, nil
+}
+
+// Watch begins to listen to what happens in the namespace, which Run does
+// otherwise. Before the first Apply it saves those that come before Run from
+// listing what nobody has touched.
+func (r *Reconciler) Watch() error {
+	r.passing.Lock()
+	defer r.passing.Unlock()
+	return r.listen()
+}
+
+// listen opens the monitor; r.passing is held.
+func (r *Reconciler) listen() error {
+	if r.h == nil {
+		return fmt.Errorf("%s: reconciler is closed", r.ns.name)
+	}
+	if r.monitor != nil {
+		return nil
+	}
+	m, err := newMonitor(r)
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.monitor, r.watched, r.neighTouched = m, true, true
+	return nil
+}
+
+// unlisten closes the monitor, if there is one.
+func (r *Reconciler) unlisten() {
+	r.mu.Lock()
+	m := r.monitor
+	r.monitor, r.watched = nil, false
+	r.mu.Unlock()
+	if m != nil {
+		m.close()
+	}
 }
 
 // Close releases the Reconciler's sockets and leaves the kernel's state as it
@@ -93,8 +139,10 @@ func NewReconciler(ns *Namespace, o Owner) (*Reconciler, error) {
 func (r *Reconciler) Close() error {
 	r.passing.Lock()
 	defer r.passing.Unlock()
+	r.unlisten()
 	if r.h != nil {
 		r.h.Close()
+		r.batch.close()
 		r.h = nil
 	}
 	if r.eth != nil {
@@ -107,18 +155,36 @@ func (r *Reconciler) Close() error {
 // Set gives the State that is wanted from now on, and wakes Run. The
 // Reconciler keeps no reference to s' slices.
 func (r *Reconciler) Set(s State) {
+	r.take(s)
+	notify(r.wake)
+}
+
+// Put is Set and Apply in one: Run is woken only if something went wrong.
+func (r *Reconciler) Put(ctx context.Context, s State) (Diff, error) {
+	r.take(s)
+	d, err := r.Apply(ctx)
+	if err != nil {
+		notify(r.wake)
+	}
+	return d, err
+}
+
+func (r *Reconciler) take(s State) {
 	s, err := sound(s)
 	r.mu.Lock()
 	r.want, r.wantErr = s, err
 	r.set++
+	r.covered = false
 	r.mu.Unlock()
-	notify(r.wake)
 }
 
 // Hold with true makes Run look and report, but change nothing, until Hold
 // with false. Apply is not held.
 func (r *Reconciler) Hold(on bool) {
 	r.mu.Lock()
+	if r.held != on {
+		r.covered = false
+	}
 	r.held = on
 	r.mu.Unlock()
 	notify(r.wake)
@@ -208,6 +274,8 @@ func (r *Reconciler) pass(ctx context.Context, apply, tablesOK bool) (*pass, err
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.interest = p.interest()
+	// What failed without a word in errs does not exist.
+	r.covered = r.set == gen && err == nil && apply != r.held
 	if !apply && !r.held {
 		return p, err
 	}
@@ -266,13 +334,11 @@ func (r *Reconciler) publish(rep Report) {
 // shortly after something in the namespace changed, and every now and then.
 // What goes wrong is told by Report and tried again.
 func (r *Reconciler) Run(ctx context.Context) error {
-	m, err := newMonitor(r)
-	if err != nil {
+	if err := r.Watch(); err != nil {
 		return err
 	}
-	defer m.close()
-	r.watch(true)
-	defer r.watch(false)
+	defer r.unlisten()
+	m := r.monitor
 
 	resyncs := time.NewTicker(resync)
 	defer resyncs.Stop()
@@ -286,11 +352,14 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-r.wake:
+			if r.isCovered() {
+				continue // by an Apply
+			}
 			tables = true
 		case <-again.C:
 		case <-resyncs.C:
 			tables = true
-			r.touchNeighbours()
+			r.touchFewNeighbours()
 		case <-m.events:
 			// Changes come in flocks.
 			again.Reset(coalesce)
@@ -324,18 +393,30 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	}
 }
 
-func (r *Reconciler) watch(on bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.watched = on
-	r.neighTouched = true
-}
-
 // touchNeighbours makes the next pass list the neighbours.
 func (r *Reconciler) touchNeighbours() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.neighTouched = true
+}
+
+// manyNeighbours is from where on they are not listed without a reason: one
+// list costs as much as all namespaces' together have (see listNeighbours), and
+// a lab in which each host has many has many hosts.
+const manyNeighbours = 64
+
+// touchFewNeighbours is touchNeighbours unless there are many.
+func (r *Reconciler) touchFewNeighbours() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.neighTouched = r.neighTouched || len(r.want.Neighbours) < manyNeighbours
+}
+
+// isCovered says whether the last pass did all that is wanted now.
+func (r *Reconciler) isCovered() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.covered
 }
 
 func (r *Reconciler) isHeld() bool {

@@ -190,11 +190,9 @@ func (p *pass) routes() {
 		p.connect(c, have[c.Dst])
 	}
 	for _, r := range p.want.Routes {
-		if p.ctx.Err() != nil {
-			return
-		}
 		p.route(want[r.Dst], r.Hops, have[r.Dst])
 	}
+	p.flush()
 }
 
 // route puts one wanted route there.
@@ -229,25 +227,15 @@ func (p *pass) route(w kroute, hops []Hop, list []listedRoute) {
 			return
 		}
 	}
-	r := &netlink.Route{
-		Dst: ipNet(w.dst), Gw: slice(w.via), LinkIndex: dev, Src: slice(w.src), Scope: w.scope, Type: w.kind,
-		Protocol: netlink.RouteProtocol(w.protocol), Priority: w.priority, Table: unix.RT_TABLE_MAIN,
-	}
-	if w.onlink {
-		r.Flags = unix.RTNH_F_ONLINK
-	}
-	for _, h := range hops {
+	next := make([]nextHop, len(hops))
+	for i, h := range hops {
 		index, ok := p.device(ch, h.Dev)
 		if !ok {
 			return
 		}
-		next := &netlink.NexthopInfo{LinkIndex: index, Gw: slice(h.Via)}
-		if h.OnLink {
-			next.Flags = unix.RTNH_F_ONLINK
-		}
-		r.MultiPath = append(r.MultiPath, next)
+		next[i] = nextHop{h, index}
 	}
-	p.do(ch, verb, func() error { return p.r.h.RouteReplace(r) })
+	p.later(queued{change: ch, verb: verb, request: setRoute(w, dev, next)})
 }
 
 // connect puts one of the kernel's own routes back.
@@ -262,7 +250,7 @@ func (p *pass) connect(c Route, list []listedRoute) {
 		}
 	}
 	r := &netlink.Route{
-		Dst: ipNet(c.Dst), LinkIndex: link.Attrs().Index, Src: slice(c.Src), Type: unix.RTN_UNICAST,
+		Dst: ipNet(c.Dst), LinkIndex: link.Attrs().Index, Src: c.Src.AsSlice(), Type: unix.RTN_UNICAST,
 		Protocol: unix.RTPROT_KERNEL, Table: unix.RT_TABLE_MAIN,
 	}
 	detail := "dev " + c.Dev + " proto kernel"

@@ -59,6 +59,9 @@ func (s *Supervisor) open(names []string) error {
 			if err != nil {
 				return err
 			}
+			if err := r.Watch(); err != nil {
+				return errors.Join(err, r.Close())
+			}
 			made[names[i]] = &endpoint{name: names[i], ns: ns, inode: inode, reconciler: r, web: newWeb(), cancel: func() {}}
 		}
 		if err := checkFree(links); err != nil {
@@ -206,8 +209,7 @@ func (e *endpoint) apply(ctx context.Context, st nodes.State) error {
 	if err := nodes.Check(st); err != nil {
 		return fmt.Errorf("%s: %w", e.name, err)
 	}
-	e.reconciler.Set(st)
-	_, err := e.reconciler.Apply(ctx)
+	_, err := e.reconciler.Put(ctx, st)
 	return err
 }
 
