@@ -2,6 +2,7 @@ package udp
 
 import (
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -32,4 +33,24 @@ func (p *patience) again() bool {
 	}
 	_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 	return true
+}
+
+// sleep waits until there is something to do.
+//
+// The Go scheduler is told only of a long sleep. Of a thread that runs for
+// longer than 10 ms it takes note of each short one, and looks for further
+// work every 20 us from then on, which takes an eighth of a processor.
+func sleep(on []unix.PollFd) error {
+	short := unix.NsecToTimespec(int64(time.Millisecond))
+	n, _, errno := unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&on[0])), uintptr(len(on)), uintptr(unsafe.Pointer(&short)), 0, 0, 0)
+	if errno != 0 && errno != unix.EINTR {
+		return errno
+	}
+	if n > 0 || errno == unix.EINTR { // another thread of this process may need this one to stop for a moment
+		return nil
+	}
+	if _, err := unix.Poll(on, -1); err != nil && err != unix.EINTR {
+		return err
+	}
+	return nil
 }

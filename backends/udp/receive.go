@@ -16,8 +16,9 @@ const (
 	slotSize = headroom + maxPacket + tail + 64 + 1
 	headroom = 16
 	// tail is room for the data of the next message that continues what this
-	// one ends with.
-	tail = 16 << 10
+	// one ends with: a packet is cut where a message is full, not where the
+	// sender's packets end.
+	tail = maxPacket
 	// large is from where on a message fills the cache enough by itself.
 	large = 8 << 10
 	// few is how many of them to take at a time: a packet of 64 KiB comes as one
@@ -25,8 +26,7 @@ const (
 	few = 2
 )
 
-// receiver is the way in: from other hosts to flannel0. It belongs to one
-// thread.
+// receiver is the way in: from other hosts to flannel0.
 type receiver struct {
 	*path
 	slots    [slots][]byte
@@ -39,14 +39,11 @@ type receiver struct {
 	take     int // how many messages to ask for
 	most     int
 
-	m        merger
-	patience patience
-	wait     [2]unix.PollFd
+	m merger
 }
 
 func newReceiver(p *path) *receiver {
-	r := &receiver{path: p, take: 1, patience: patience{none: p.level < gso}}
-	r.wait = [2]unix.PollFd{{Fd: int32(p.socket), Events: unix.POLLIN}, {Fd: int32(p.wakeUp), Events: unix.POLLIN}}
+	r := &receiver{path: p, take: 1}
 	r.m = merger{write: r.write, off: p.level < gso}
 	all := slots
 	if p.level == plain {
@@ -63,47 +60,45 @@ func newReceiver(p *path) *receiver {
 	return r
 }
 
-// run receives for as long as there is something, looks again for a while, so
-// that the end of a message, which the next may continue, can be held until
-// there is none, and sleeps.
-func (r *receiver) run() error {
-	for !r.stopped.Load() {
-		r.first = 0
-		last := r.most
-		switch {
-		case !r.m.holds():
-		case r.take == few: // two pairs in turn, which stay in the cache
-			if r.held < few {
-				r.first = few
-			}
-		default:
-			if r.first = r.held + 1; r.first == r.most {
-				r.first, last = 0, r.held
-			}
-		}
-		msgs := r.msgs[r.first:min(r.first+r.take, last)]
+// step receives for as long as there is something, and not for ever. The end
+// of a message, which the next may continue, is held until there is none.
+func (r *receiver) step() (busy bool, err error) {
+	for range stepCalls {
+		msgs := r.next()
 		r.prepare(msgs)
 		n, err := receiveMessages(r.socket, msgs)
 		r.in.calls.add(1)
 		switch err {
 		case nil:
-			r.patience.reset()
+			busy = true
 			r.received(n)
 		case unix.EAGAIN:
 			r.m.flush()
-			if !r.patience.again() {
-				if _, err := unix.Poll(r.wait[:], -1); err != nil && err != unix.EINTR {
-					return err
-				}
-				r.in.calls.add(1)
-			}
+			return busy, nil
 		case unix.EINTR, unix.ENOBUFS, unix.ENOMEM:
 		default:
-			return fmt.Errorf("udp port %d: receive: %w", r.config.Port, err)
+			return busy, fmt.Errorf("udp port %d: receive: %w", r.config.Port, err)
 		}
 	}
-	r.m.flush()
-	return nil
+	return busy, nil
+}
+
+// next is where to receive: not where the merger holds something.
+func (r *receiver) next() []message {
+	r.first = 0
+	last := r.most
+	switch {
+	case !r.m.holds():
+	case r.take == few: // two pairs in turn, which stay in the cache
+		if r.held < few {
+			r.first = few
+		}
+	default:
+		if r.first = r.held + 1; r.first == r.most {
+			r.first, last = 0, r.held
+		}
+	}
+	return r.msgs[r.first:min(r.first+r.take, last)]
 }
 
 func (r *receiver) prepare(msgs []message) {

@@ -7,66 +7,43 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sender is the way out: from flannel0 to other hosts. It belongs to one
-// thread.
+// sender is the way out: from flannel0 to other hosts.
 type sender struct {
 	*path
 	buf []byte // what one read gives
 	b   *batches
-	// wait is what the thread sleeps on.
-	wait     [2]unix.PollFd
-	patience patience
 }
 
 func newSender(p *path) *sender {
-	return &sender{
-		path: p, buf: make([]byte, vnetLen+maxPacket), b: newBatches(p.config.Port, p.level == gso),
-		patience: patience{none: p.level < gso},
-		wait:     [2]unix.PollFd{{Fd: int32(p.tun.fd), Events: unix.POLLIN}, {Fd: int32(p.wakeUp), Events: unix.POLLIN}},
-	}
+	return &sender{path: p, buf: make([]byte, vnetLen+maxPacket), b: newBatches(p.config.Port, p.level == gso)}
 }
 
-// run reads for as long as there is something, and sends when there is not,
-// or when no more fits.
-func (s *sender) run() error {
-	for !s.stopped.Load() {
+// step reads for as long as there is something, and not for ever, and sends
+// when there is not, or when no more fits.
+func (s *sender) step() (busy bool, err error) {
+	for range stepCalls {
 		n, err := rawRead(s.tun.fd, s.buf)
 		s.out.calls.add(1)
 		switch {
 		case err == nil:
-			s.patience.reset()
+			busy = true
 			s.read(s.buf[:n])
 			if s.config.Level == plain.String() {
 				s.flush()
 			}
 		case err == unix.EAGAIN:
 			s.flush()
-			if s.patience.again() {
-				continue
-			}
-			if err := s.sleep(-1); err != nil {
-				return err
-			}
+			return busy, nil
 		case err == unix.EINTR:
 		case err == unix.EBADFD:
 			if err := s.renew(); err != nil {
-				return err
+				return busy, err
 			}
 		default:
-			return errors.Join(errors.New(device+": read"), err)
+			return busy, errors.Join(errors.New(device+": read"), err)
 		}
 	}
-	s.flush()
-	return nil
-}
-
-func (s *sender) sleep(ms int) error {
-	_, err := unix.Poll(s.wait[:], ms)
-	s.out.calls.add(1)
-	if err == unix.EINTR {
-		return nil
-	}
-	return err
+	return busy, nil
 }
 
 // renew makes the device again, which somebody deleted. Its address and route
@@ -84,7 +61,7 @@ func (s *sender) renew() error {
 			s.log.Error("device was deleted and cannot be made anew yet", "err", err)
 			first = false
 		}
-		if _, err := unix.Poll(s.wait[1:], int(100*time.Millisecond/time.Millisecond)); err != nil && err != unix.EINTR {
+		if _, err := unix.Poll([]unix.PollFd{s.stop}, int(100*time.Millisecond/time.Millisecond)); err != nil && err != unix.EINTR {
 			return err
 		}
 	}
@@ -179,7 +156,7 @@ func (s *sender) flush() {
 
 // sleepUntilWritable waits until the socket takes more.
 func (s *sender) sleepUntilWritable() bool {
-	_, err := unix.Poll([]unix.PollFd{{Fd: int32(s.socket), Events: unix.POLLOUT}, s.wait[1]}, -1)
+	_, err := unix.Poll([]unix.PollFd{{Fd: int32(s.socket), Events: unix.POLLOUT}, s.stop}, -1)
 	s.out.calls.add(1)
 	return err == nil && !s.stopped.Load() || err == unix.EINTR
 }
