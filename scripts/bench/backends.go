@@ -85,6 +85,19 @@ func (b *backends) run(ctx context.Context) (err error) {
 // congestion is set and not inherited: with another algorithm the figures are others.
 const congestion = "cubic"
 
+// unpaced keeps the pacing of BBR, where that is the machine's default, out of
+// the figures: a socket that begins with it is paced by timers for good, also
+// after iperf3's -C has chosen another algorithm, which it does once connected.
+// Reno is what every namespace may choose.
+func unpaced(ctx context.Context, labctl, lab string) error {
+	for _, end := range []string{"node1.c1", "node2.c1"} {
+		if _, err := output(ctx, labctl, "exec", "-l", lab, end, "--", "sysctl", "-qw", "net.ipv4.tcp_congestion_control=reno"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // up starts a lab and the server in its second host's container.
 func (b *backends) up(ctx, servers context.Context, kind, backend string) error {
 	offload := "on"
@@ -110,6 +123,9 @@ nodes: {node1: {subnet: 10.244.1.0/24}, node2: {subnet: 10.244.2.0/24}}
 		return err
 	}
 	b.labs[kind] = l
+	if err := unpaced(ctx, b.labctl, l.name); err != nil {
+		return err
+	}
 	var st struct {
 		Nodes []struct{ AgentPid int }
 	}

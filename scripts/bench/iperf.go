@@ -64,6 +64,9 @@ func (e *engines) run(ctx context.Context) (err error) {
 		_, down := output(context.Background(), e.labctl, "down", e.lab)
 		err = errors.Join(err, down)
 	}()
+	if err := unpaced(ctx, e.labctl, e.lab); err != nil {
+		return err
+	}
 	fmt.Printf("machine: %s, %s, %d cores, %s\n", kernel(), cpu(), runtime.NumCPU(), time.Now().Format("2006-01-02"))
 	fmt.Printf("flannel-vxlan, container to container, TCP %s; %d rounds of %v, the engines in random order\n\n", congestion, e.rounds, e.each)
 	gbit := func(r iperfResult) float64 { return r.Sum.BitsPerSecond / 1e9 }
