@@ -34,7 +34,8 @@ func (e *ExhaustedError) Error() string {
 // the claims. A container that has one keeps it; containers of the host that
 // are not among the claims give theirs back. Blocks are claimed as far as needed. It
 // may be called again after any failure and goes on where it was. The error is
-// an *ExhaustedError when a container gets none.
+// an *ExhaustedError when a container gets none; the others' addresses are
+// returned all the same, and its own is invalid.
 func (s *Store) Assign(ctx context.Context, c Config, host string, claims []Claim) ([]netip.Addr, error) {
 	for try := 0; ; try++ {
 		snap, err := s.ipam(ctx)
@@ -42,11 +43,8 @@ func (s *Store) Assign(ctx context.Context, c Config, host string, claims []Clai
 			return nil, err
 		}
 		st, err := next(snap, c, host, claims)
-		if err != nil {
-			return nil, err
-		}
 		if st == nil {
-			return addressesOf(snap, host, claims), nil
+			return snap.Addresses(host, claims), err
 		}
 		ok, err := s.do(ctx, snap, host, *st)
 		switch {
@@ -237,7 +235,7 @@ func fill(b *Block, host string, claims []Claim, c Config) bool {
 // missing are the claims that are not met.
 func missing(snap Snapshot, host string, claims []Claim) []Claim {
 	var left []Claim
-	for i, a := range addressesOf(snap, host, claims) {
+	for i, a := range snap.Addresses(host, claims) {
 		if !a.IsValid() {
 			left = append(left, claims[i])
 		}
@@ -245,10 +243,17 @@ func missing(snap Snapshot, host string, claims []Claim) []Claim {
 	return left
 }
 
-// addressesOf are the addresses of the containers, invalid for one without.
-func addressesOf(snap Snapshot, host string, claims []Claim) []netip.Addr {
+// Met says whether Assign has nothing to do. The error is an *ExhaustedError
+// when a container has no address, and Assign could give it none.
+func (s Snapshot) Met(host string, claims []Claim) (bool, error) {
+	st, err := next(s, s.Config, host, claims)
+	return st == nil, err
+}
+
+// Addresses are those of a host's containers, invalid for one without.
+func (s Snapshot) Addresses(host string, claims []Claim) []netip.Addr {
 	has := map[string]netip.Addr{}
-	for _, b := range snap.Blocks {
+	for _, b := range s.Blocks {
 		for _, a := range b.Allocations() {
 			if a.Host == host {
 				has[a.Name] = a.Addr

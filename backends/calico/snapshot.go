@@ -129,6 +129,29 @@ func (s Snapshot) Node(name string) *Node {
 	return nil
 }
 
+// Registered says whether the store has a host and these of its containers,
+// and none besides.
+func (s Snapshot) Registered(n Node, containers []Workload) bool {
+	if has := s.Node(n.Name); has == nil || has.Address != n.Address {
+		return false
+	}
+	want := map[string]Workload{}
+	for _, w := range containers {
+		want[w.Name] = w
+	}
+	count := 0
+	for _, w := range s.Workloads {
+		if w.Host != n.Name {
+			continue
+		}
+		if is, ok := want[w.Name]; !ok || is.Addr != w.Addr || is.Dev != w.Dev {
+			return false
+		}
+		count++
+	}
+	return count == len(want)
+}
+
 // BlocksOf are the blocks that a host has, as far as that is confirmed: those
 // that it answers for.
 func (s Snapshot) BlocksOf(host string) []netip.Prefix {

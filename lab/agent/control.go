@@ -19,7 +19,8 @@ type Phase string
 const (
 	WaitingForStore Phase = "waiting for etcd"
 	Acquiring       Phase = "acquiring a subnet"
-	Running         Phase = "running" // has a lease and keeps the kernel in step
+	Assigning       Phase = "claiming blocks" // Calico's
+	Running         Phase = "running"         // has a lease or blocks and keeps the kernel in step
 )
 
 // Report is what an agent tells the supervisor whenever it changes.
@@ -28,9 +29,13 @@ type Report struct {
 	Subnet  netip.Prefix `json:"subnet,omitzero"`
 	MTU     int          `json:"mtu,omitempty"`
 	VTEPMAC string       `json:"vtepMAC,omitempty"`
-	// Leases is how many leases the kernel state stands for, this host's
-	// included, and Digest tells two such sets apart: when all agents of a lab
-	// report the same, the lab has converged.
+	// Blocks and Containers are the host's in a Calico network: what it answers
+	// for, and who has which address.
+	Blocks     []netip.Prefix `json:"blocks,omitempty"`
+	Containers []Container    `json:"containers,omitempty"`
+	// Leases is how many leases (in a Calico network: hosts) the kernel state
+	// stands for, this host's included, and Digest tells two such sets apart:
+	// when all agents of a lab report the same, the lab has converged.
 	Leases int    `json:"leases"`
 	Digest string `json:"digest,omitempty"`
 	// Revision is the store's at which they were so.
@@ -61,6 +66,16 @@ type Order struct {
 	Hosts int `json:"hosts"`
 	// Hold stops healing.
 	Hold bool `json:"hold"`
+	// Containers are the host's. In a Calico network the agent gives each an
+	// address: the one that it has here, or any.
+	Containers []Container `json:"containers,omitempty"`
 	// Ask is another number than before when the Traffic of now is wanted.
 	Ask uint64 `json:"ask,omitempty"`
+}
+
+// Container is one container of a host.
+type Container struct {
+	Name string     `json:"name"`
+	Dev  string     `json:"dev,omitempty"` // the host's end of its veth pair
+	Addr netip.Addr `json:"addr,omitzero"`
 }

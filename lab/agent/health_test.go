@@ -148,7 +148,7 @@ func TestTrafficRules(t *testing.T) {
 		{false, false, []nodes.Hook{nodes.Forward}},
 		{false, true, nil},
 	} {
-		a := &Agent{Config: Config{IPMasq: tt.masq, NoForward: tt.noForward}}
+		a := &flannelSystem{Agent: &Agent{Config: Config{IPMasq: tt.masq, NoForward: tt.noForward}}}
 		var got []nodes.Hook
 		for _, table := range a.trafficRules(a.report.Subnet) {
 			for _, c := range table.Chains {

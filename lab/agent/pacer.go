@@ -53,5 +53,5 @@ func (p *pacer) set() {
 func (a *Agent) expected() int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.hosts
+	return a.order.Hosts
 }

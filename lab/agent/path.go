@@ -12,7 +12,7 @@ import (
 
 // openPath opens the data path of a backend that carries packets itself; for
 // any other it does nothing.
-func (a *Agent) openPath(l backends.Lease) error {
+func (a *flannelSystem) openPath(l backends.Lease) error {
 	c, ok := a.backend.(backends.Carrier)
 	if !ok {
 		return nil
@@ -40,7 +40,7 @@ func denied(err error) bool {
 }
 
 // carry runs the data path until ctx ends.
-func (a *Agent) carry(ctx context.Context) error {
+func (a *flannelSystem) carry(ctx context.Context) error {
 	if a.path == nil {
 		return nil
 	}
@@ -49,7 +49,7 @@ func (a *Agent) carry(ctx context.Context) error {
 
 // traffic is what the data path carried so far. The caller holds mu, or is the
 // one who opened the path.
-func (a *Agent) traffic() *backends.Traffic {
+func (a *flannelSystem) traffic() *backends.Traffic {
 	if a.path == nil {
 		return nil
 	}

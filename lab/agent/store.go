@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -25,27 +26,27 @@ const (
 
 // dial reaches the store. A user must log in first, which is tried until it
 // works: the store may be away, and a password may still be set.
-func (a *Agent) dial(ctx context.Context) (*backends.Store, error) {
+func (a *Agent) dial(ctx context.Context) (*clientv3.Client, error) {
 	type result struct {
-		store *backends.Store
-		err   error
+		client *clientv3.Client
+		err    error
 	}
 	for {
 		done := make(chan result, 1)
 		go func() {
-			s, err := a.Access.Dial()
-			done <- result{s, err}
+			c, err := a.Access.Client()
+			done <- result{c, err}
 		}()
 		select {
 		case r := <-done:
 			_, final := errors.AsType[*backends.AccessError](r.err)
 			if r.err == nil || final {
-				return r.store, r.err
+				return r.client, r.err
 			}
 		case <-ctx.Done():
 			go func() { // its log-in has a time limit
-				if r := <-done; r.store != nil {
-					r.store.Close()
+				if r := <-done; r.client != nil {
+					r.client.Close()
 				}
 			}()
 			return nil, ctx.Err()
@@ -59,7 +60,7 @@ func (a *Agent) dial(ctx context.Context) (*backends.Store, error) {
 }
 
 // waitConfig waits for the network config, and says so.
-func (a *Agent) waitConfig(ctx context.Context) (backends.Network, []byte, error) {
+func (a *flannelSystem) waitConfig(ctx context.Context) (backends.Network, []byte, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()

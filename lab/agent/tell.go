@@ -82,7 +82,7 @@ func notify(socket, state string) error {
 }
 
 // trafficRules is flannel's, as far as they are wanted.
-func (a *Agent) trafficRules(subnet netip.Prefix) []nodes.Table {
+func (a *flannelSystem) trafficRules(subnet netip.Prefix) []nodes.Table {
 	t := backends.TrafficRules(a.network.Network, subnet, a.IPMasq)
 	if a.NoForward {
 		var nat []nodes.Chain

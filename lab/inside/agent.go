@@ -37,6 +37,7 @@ func agentConfig(args []string, stderr io.Writer) (agent.Config, error) {
 	f := flag.NewFlagSet("agent", flag.ContinueOnError)
 	f.SetOutput(stderr)
 	f.StringVar(&conf.Node, "node", "host", "")
+	f.StringVar((*string)(&conf.System), "system", string(agent.Flannel), "")
 	f.StringVar(&endpoints, "etcd-endpoints", "", "")
 	f.StringVar(&conf.Prefix, "etcd-prefix", backends.DefaultPrefix, "")
 	f.StringVar(&iface, "iface", "", "")

@@ -27,17 +27,20 @@ func (s *Supervisor) newAgent(h *host) (*agentProcess, error) {
 		return s.newCommand(h)
 	}
 	a, plan := &agentProcess{}, s.current()
+	argv := []string{"labctl", "agent", "--node", h.name,
+		"--etcd-endpoints", strings.Join(plan.Etcd.Endpoints, ","),
+		"--iface", h.plan.NIC.Name,
+		"--public-ip", h.plan.NIC.Addr.Addr().String(),
+	}
+	if plan.Calico != nil {
+		argv = append(argv, "--system", string(agent.Calico))
+	} else {
+		argv = append(argv, "--subnet-file", s.dir.SubnetEnv(h.name), "--ip-masq", "--lease-ttl", plan.LeaseTTL.String())
+	}
 	a.process = process{
 		name: h.name, ns: h.ns, log: s.dir.Log(h.name), s: s, state: waiting,
-		argv: []string{"labctl", "agent", "--node", h.name,
-			"--etcd-endpoints", strings.Join(plan.Etcd.Endpoints, ","),
-			"--iface", h.plan.NIC.Name,
-			"--public-ip", h.plan.NIC.Addr.Addr().String(),
-			"--subnet-file", s.dir.SubnetEnv(h.name),
-			"--ip-masq",
-			"--lease-ttl", plan.LeaseTTL.String(),
-		},
-		env: append(os.Environ(), agent.ControlFD+"=3"),
+		argv: argv,
+		env:  append(os.Environ(), agent.ControlFD+"=3"),
 	}
 	a.started = func(c *rpc.Conn) {
 		s.mu.Lock()
@@ -72,7 +75,11 @@ func (s *Supervisor) newAgent(h *host) (*agentProcess, error) {
 func (s *Supervisor) order(h *host) {
 	if h.agent != nil && h.agent.conn != nil {
 		// An agent that is dead hears it when it starts again.
-		_ = h.agent.conn.Send(agent.Order{Store: s.etcdReady, Hosts: s.running(), Hold: h.held, Ask: s.asked})
+		o := agent.Order{Store: s.etcdReady, Hosts: s.running(), Hold: h.held, Ask: s.asked}
+		for _, c := range h.containers {
+			o.Containers = append(o.Containers, agent.Container{Name: c.plan.Name, Dev: c.plan.Port, Addr: c.plan.Addr})
+		}
+		_ = h.agent.conn.Send(o)
 	}
 }
 
@@ -90,7 +97,7 @@ func (s *Supervisor) reported(h *host, r agent.Report) {
 		}
 		s.emitLocked(lab.Event{Error: what, Kind: lab.Unable, Cure: cure})
 	}
-	rewire := r.Subnet.IsValid() && (!h.wired || h.gateway.Masked() != r.Subnet.Masked() || h.mtu != r.MTU)
+	rewire := h.joint.stale(h, r)
 	s.mu.Unlock()
 	if rewire {
 		s.rewire(h)

@@ -63,7 +63,7 @@ func (n *nodeChange) joined(h *host) bool {
 	if c := h.agent.command; c != nil {
 		subnet, digest = c.lease.Subnet, n.outside.digest
 	}
-	if n.res.LeaseMs == 0 && subnet.IsValid() {
+	if n.res.LeaseMs == 0 && (subnet.IsValid() || len(h.agent.report.Blocks) > 0) {
 		n.res.LeaseMs = n.since()
 	}
 	if h.held {

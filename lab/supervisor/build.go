@@ -186,13 +186,11 @@ func (s *Supervisor) makeMachine(ctx context.Context, h *host) error {
 func (s *Supervisor) makeContainers(ctx context.Context, h *host) error {
 	h.wiring.Lock()
 	defer h.wiring.Unlock()
-	if !h.plan.Agent {
-		s.mu.Lock()
-		err := h.assign(h.plan.Subnet, h.plan.MTU)
-		s.mu.Unlock()
-		if err != nil {
-			return err
-		}
+	s.mu.Lock()
+	err := h.joint.plan(h)
+	s.mu.Unlock()
+	if err != nil {
+		return err
 	}
 	if err := s.applyHost(ctx, h); err != nil {
 		return err
@@ -218,20 +216,20 @@ func (s *Supervisor) applyHost(ctx context.Context, h *host) error {
 		return err
 	}
 	for _, c := range h.containers {
-		if err := c.apply(ctx, c.state(h)); err != nil {
+		if err := c.apply(ctx, h.joint.container(h, c)); err != nil {
 			return err
 		}
 	}
 	s.mu.Lock()
-	h.wired = h.gateway.IsValid()
+	h.wired = h.joint.complete(h)
 	s.mu.Unlock()
 	return nil
 }
 
-// wire gives a node's bridge and containers the addresses of the subnet that
-// its agent wrote down, as a container runtime would.
+// wire gives a node's containers the addresses that its agent has for them, as
+// a container runtime would.
 func (s *Supervisor) wire(h *host) error {
-	subnet, mtu, err := s.readSubnet(h)
+	assign, err := h.joint.learn(s, h)
 	if err != nil {
 		return err
 	}
@@ -242,7 +240,7 @@ func (s *Supervisor) wire(h *host) error {
 	}
 	s.mu.Lock()
 	h.wired = false
-	err = h.assign(subnet, mtu)
+	err = assign()
 	s.mu.Unlock()
 	if err != nil {
 		return err

@@ -181,7 +181,7 @@ func (s *Supervisor) hostReasons(h *host) []string {
 	if h.wireErr != "" {
 		why = append(why, "containers: "+h.wireErr)
 	} else if !h.wired {
-		why = append(why, "containers: no subnet yet")
+		why = append(why, "containers: no address yet")
 	}
 	return why
 }

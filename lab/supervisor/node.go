@@ -9,7 +9,6 @@ import (
 	"slices"
 	"time"
 
-	"labctl/backends"
 	"labctl/lab"
 	"labctl/lab/agent"
 	"labctl/lab/internal/rpc"
@@ -117,10 +116,8 @@ func (n *nodeChange) add(ctx context.Context, old *lab.Plan) error {
 	p := ext.Plan.Node(n.r.Node)
 	reserved := p.Agent && p.Subnet.IsValid()
 	if reserved {
-		err := n.store(ctx, func(ctx context.Context, st *backends.Store) error {
-			return st.Reserve(ctx, p.Subnet, p.NIC.Addr.Addr())
-		})
-		if _, taken := errors.AsType[*backends.TakenError](err); taken {
+		err := n.store(ctx, func(ctx context.Context, r registry) error { return r.reserve(ctx, *p) })
+		if errors.Is(err, errTaken) {
 			return &lab.Failure{Kind: lab.Usage, Err: fmt.Errorf("%s: %w", p.Name, err), Cure: "choose another --subnet, or leave it out"}
 		} else if err != nil {
 			return err
@@ -261,27 +258,15 @@ func (n *nodeChange) remove(ctx context.Context, old *lab.Plan, h *host) error {
 	return errors.Join(errs...)
 }
 
-// forget deletes a node's leases; the others are waited for.
+// forget takes a node out of the store; the others are waited for.
 func (n *nodeChange) forget(ctx context.Context, p lab.NodePlan) error {
-	return n.store(ctx, func(ctx context.Context, st *backends.Store) error {
-		_, revision, err := st.Forget(ctx, p.NIC.Addr.Addr())
+	return n.store(ctx, func(ctx context.Context, r registry) error {
+		revision, err := r.forget(ctx, p)
 		if err == nil && revision > 0 {
 			n.await(func() bool { return n.left(revision) })
 		}
 		return err
 	})
-}
-
-// store lends a connection to etcd.
-func (s *Supervisor) store(ctx context.Context, f func(ctx context.Context, st *backends.Store) error) error {
-	st, err := backends.Dial([]string{"unix://" + s.dir.EtcdSocket()})
-	if err != nil {
-		return err
-	}
-	defer st.Close()
-	ctx, cancel := context.WithTimeout(ctx, forgetTimeout)
-	defer cancel()
-	return f(ctx, st)
 }
 
 // host finds a node, nil when it is not there.

@@ -96,7 +96,7 @@ func (s *Supervisor) dismantle(ctx context.Context, h *host, gone bool) error {
 		errs = append(errs, s.shut(namesOf(h.plan)))
 	}
 	s.mu.Lock()
-	h.wired, h.wireErr, h.gateway = false, "", netip.Prefix{}
+	h.wired, h.wireErr, h.gateway, h.blocks = false, "", netip.Prefix{}, nil
 	for _, c := range h.containers {
 		c.addr = netip.Prefix{}
 	}

@@ -51,8 +51,8 @@ func (s *Supervisor) hostStatus(h *host) lab.NodeStatus {
 		Drift: []lab.Drift{}, Healed: []lab.Drift{}, Foreign: []lab.Drift{},
 		Problems: []string{}, Containers: []lab.ContainerStatus{},
 	}
-	if h.gateway.IsValid() {
-		n.Subnets = append(n.Subnets, h.gateway.Masked().String())
+	for _, p := range h.joint.subnets(h) {
+		n.Subnets = append(n.Subnets, p.String())
 	}
 	collect := func(e *endpoint) {
 		r := e.reconciler.Report()
@@ -83,7 +83,9 @@ func (s *Supervisor) hostStatus(h *host) lab.NodeStatus {
 		n.Agent = lab.OwnAgent
 		r := a.report
 		n.AgentPid = a.status().Pid
-		n.SubnetFile = s.dir.SubnetEnv(h.name)
+		if s.plan.Calico == nil {
+			n.SubnetFile = s.dir.SubnetEnv(h.name)
+		}
 		n.Peers = max(r.Leases-1, 0)
 		n.VTEPMAC = r.VTEPMAC
 		n.Traffic = r.Traffic

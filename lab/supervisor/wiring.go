@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync"
 
-	"labctl/backends"
 	"labctl/lab"
 	"labctl/nodes"
 )
@@ -190,27 +189,15 @@ func (s *Supervisor) machineState(h *host) (nodes.State, error) {
 	return st, s.staticNeighbours(&st, h.name)
 }
 
-// hostState is a node's machine and container bridge: what the host's owner
+// hostState is a node's machine and its containers' links: what the host's owner
 // and the container runtime would set up. What the agent sets up is its own.
 // Without a subnet yet, containers have links but no addresses.
 func (s *Supervisor) hostState(h *host) (nodes.State, error) {
-	p := h.plan
 	st, err := s.machineState(h)
 	if err != nil || len(h.containers) == 0 {
 		return st, err
 	}
-	st.Links = append(st.Links, nodes.Bridge{LinkAttrs: nodes.LinkAttrs{Name: p.Bridge, MTU: h.mtu}})
-	for _, c := range h.containers {
-		st.Links = append(st.Links, nodes.Veth{
-			LinkAttrs:     nodes.LinkAttrs{Name: c.plan.Port, MTU: h.mtu, Master: p.Bridge, NoOffload: !p.NIC.Offload},
-			PeerNamespace: c.ns,
-			PeerName:      "eth0",
-			PeerMTU:       h.mtu,
-		})
-	}
-	if h.gateway.IsValid() {
-		st.Addrs = append(st.Addrs, nodes.Addr{Dev: p.Bridge, Prefix: h.gateway})
-	}
+	h.joint.host(h, &st)
 	if t := h.runtimeRules(); len(t.Chains) > 0 {
 		st.Tables = append(st.Tables, t)
 	}
@@ -243,27 +230,19 @@ func (h *host) runtimeRules() nodes.Table {
 	return t
 }
 
-func (c *container) state(h *host) nodes.State {
-	st := nodes.State{Sysctls: forwarding(false)}
-	st.Links = append(st.Links, nodes.Port{LinkAttrs: nodes.LinkAttrs{Name: "eth0", MTU: h.mtu, NoOffload: !h.plan.NIC.Offload}})
-	if c.addr.IsValid() {
-		st.Addrs = append(st.Addrs, nodes.Addr{Dev: "eth0", Prefix: c.addr})
-		st.Routes = append(st.Routes, nodes.Route{Dst: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Via: h.gateway.Addr(), Dev: "eth0"})
-	}
-	return st
-}
-
 // host is a node as the supervisor sees it.
 type host struct {
 	*endpoint
 	plan       lab.NodePlan
 	containers []*container
+	joint      joint         // how the containers hang on the node
 	agent      *agentProcess // nil in a lab without agents
 	wiring     sync.Mutex    // held while containers are made, get other addresses or go
 	closed     bool          // guarded by wiring: the namespaces are gone
 
 	// Guarded by Supervisor.mu.
-	gateway netip.Prefix // the bridge's address; invalid until the subnet is known
+	gateway netip.Prefix   // the bridge's address; invalid without one, or until the subnet is known
+	blocks  []netip.Prefix // the node's in a Calico network
 	mtu     int
 	wired   bool
 	wireErr string
@@ -274,7 +253,7 @@ type host struct {
 
 // newHost is a node of the plan whose namespaces are open.
 func (s *Supervisor) newHost(p lab.NodePlan) *host {
-	h := &host{endpoint: s.at(p.Name), plan: p, mtu: p.MTU}
+	h := &host{endpoint: s.at(p.Name), plan: p, joint: jointOf(p.Wiring), mtu: p.MTU}
 	for _, c := range p.Containers {
 		h.containers = append(h.containers, &container{endpoint: s.at(p.Name + "." + c.Name), plan: c})
 	}
@@ -290,46 +269,4 @@ type container struct {
 	*endpoint
 	plan lab.ContainerPlan
 	addr netip.Prefix // guarded by Supervisor.mu; invalid until the subnet is known
-}
-
-// assign gives the node's bridge and containers their addresses out of subnet:
-// the first to the bridge, those that the lab file fixes, the rest in order.
-func (h *host) assign(subnet netip.Prefix, mtu int) error {
-	gateway := netip.PrefixFrom(subnet.Masked().Addr().Next(), subnet.Bits())
-	taken := map[netip.Addr]bool{gateway.Addr(): true}
-	for _, c := range h.containers {
-		if a := c.plan.Addr; a.IsValid() {
-			if !subnet.Contains(a) || taken[a] {
-				return fmt.Errorf("%s: address %s: not free in the node's subnet %s", c.name, a, subnet)
-			}
-			taken[a] = true
-		}
-	}
-	next := gateway.Addr()
-	for _, c := range h.containers {
-		a := c.plan.Addr
-		for !a.IsValid() {
-			next = next.Next()
-			// The last address of an IPv4 subnet is its broadcast.
-			if !subnet.Contains(next) || next.Is4() && !subnet.Contains(next.Next()) {
-				return fmt.Errorf("%s: subnet %s has no address left", c.name, subnet)
-			}
-			if !taken[next] {
-				a = next
-				taken[a] = true
-			}
-		}
-		c.addr = netip.PrefixFrom(a, subnet.Bits())
-	}
-	h.gateway, h.mtu = gateway, mtu
-	return nil
-}
-
-// readSubnet is what a container runtime learns from the agent: subnet.env.
-func (s *Supervisor) readSubnet(h *host) (netip.Prefix, int, error) {
-	env, err := backends.ReadSubnetEnv(s.dir.SubnetEnv(h.name))
-	if err != nil {
-		return netip.Prefix{}, 0, err
-	}
-	return env.Subnet.Masked(), env.MTU, nil
 }
