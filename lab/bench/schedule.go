@@ -17,8 +17,8 @@ const (
 	ratioPrecision  = 0.02
 )
 
-// progress is where one measurement is.
-type progress struct {
+// state is where one measurement is.
+type state struct {
 	name    string
 	rounds  int
 	least   int           // rounds that it has to have
@@ -30,7 +30,7 @@ type progress struct {
 // next chooses the measurement that gets the next round: one that has not had
 // its least first, then the one that had the least time, of those that are not
 // precise. Equals are drawn. ok is false when nothing is left to do in the time.
-func next(all []progress, left time.Duration, rng *rand.Rand) (i int, ok bool) {
+func next(all []state, left time.Duration, rng *rand.Rand) (i int, ok bool) {
 	best, bestKey := -1, 0.0
 	for _, k := range rng.Perm(len(all)) {
 		p := all[k]

@@ -18,6 +18,9 @@ type Params struct {
 	Rate       uint64 // bits of payload a second, each stream; 0: as fast as possible
 	Length     int    // of a write or datagram; 0: what suits
 	Congestion string // TCP's algorithm; "": the kernel's default
+	// Rest is the part of the time that a TCP sender rests, with nothing under
+	// way: a known slowness, to see whether it is found.
+	Rest float64
 }
 
 // DefaultUDPRate is iperf3's: a test of UDP must not flood by accident.

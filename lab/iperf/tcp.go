@@ -119,7 +119,12 @@ func (s *stream) sendTCP() error {
 		pace = &pacer{rate: s.params.Rate, size: uint64(len(buf)) * 8}
 	}
 	begin := time.Now()
+	rested := begin
 	for units := int64(0); !s.stopping.Load(); units++ {
+		if s.params.Rest > 0 && time.Since(rested) > restEvery {
+			s.rest(time.Since(rested))
+			rested = time.Now()
+		}
 		if pace != nil {
 			due := pace.at(units)
 			for d := due - time.Since(begin); d > 0 && !s.stopping.Load(); d = due - time.Since(begin) {
@@ -139,6 +144,23 @@ func (s *stream) sendTCP() error {
 		}
 	}
 	return nil
+}
+
+// restEvery is how long a sender that has to rest works in between.
+const restEvery = 25 * time.Millisecond
+
+// rest lets all that was sent arrive, which goes on at the path's speed, and
+// then does nothing for as long as worked asks for.
+func (s *stream) rest(worked time.Duration) {
+	drained := time.Now()
+	for s.arrived.Load() < s.sent.Load() && !s.stopping.Load() {
+		nap(10 * time.Microsecond)
+	}
+	worked += time.Since(drained)
+	until := time.Now().Add(time.Duration(float64(worked) * s.params.Rest / (1 - s.params.Rest)))
+	for d := time.Until(until); d > 0 && !s.stopping.Load(); d = time.Until(until) {
+		nap(d)
+	}
 }
 
 // payload is bytes to send. They are written once, as an application's would

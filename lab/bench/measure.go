@@ -1,0 +1,367 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"labctl/lab"
+	"labctl/lab/iperf"
+)
+
+// measurement is something that a trial does, and the figures that it gives.
+type measurement struct {
+	name    string
+	about   string
+	metrics []Metric
+	least   int  // rounds
+	once    bool // no rounds beyond them, and no warm-up
+	// baselines says that those are measured, too. They have fewer rounds: they
+	// are a scale, and not ranked.
+	baselines bool
+	disturbs  bool          // the lab is expected not to be well meanwhile
+	cost      time.Duration // of a trial, about; 0: the trial's time
+	take      func(ctx context.Context, r *run, t *target, length time.Duration) (map[string]float64, error)
+}
+
+// baselineRounds is how many rounds a baseline has: enough for an interval.
+const baselineRounds = intervalLeast
+
+// ramp is the beginning of each trial, which does not count: TCP finds its
+// speed.
+const ramp = 40 * time.Millisecond
+
+// Names of the measurements that are made when nobody asks for others.
+func DefaultMeasurements() []string { return []string{"tcp1", "rr"} }
+
+// measurements are all there are.
+func measurements(s Settings) []measurement {
+	tcp := func(streams int) measurement {
+		name := fmt.Sprintf("tcp%d", streams)
+		title := fmt.Sprintf("%d TCP streams", streams)
+		if streams == 1 {
+			title = "1 TCP stream"
+		}
+		m := measurement{name: name, about: title + ", and the CPU that it costs", baselines: streams == 1, least: leastRounds,
+			metrics: []Metric{faster(name, title, "Gbit/s", name)}, take: takeTCP(name, streams)}
+		if streams == 1 {
+			cpu := quicker("cpu", "CPU of the whole machine", "µs/MB", name)
+			cpu.Better, cpu.Worse = "cheaper", "dearer"
+			m.metrics = append(m.metrics, cpu,
+				part("cpu-user", "of it user", "µs/MB", name), part("cpu-system", "of it system", "µs/MB", name),
+				part("cpu-softirq", "of it softirq", "µs/MB", name), part("cpu-agents", "the agents' processes", "µs/MB", name))
+		}
+		return m
+	}
+	latency := func(name, title string) []Metric {
+		return []Metric{quicker(name, title+", median", "µs", name), part(name+"-p90", title+", 90 %", "µs", name),
+			part(name+"-p99", title+", 99 %", "µs", name), part(name+"-p99.9", title+", 99.9 %", "µs", name)}
+	}
+	mtu := part("mtu", "largest packet that passes whole", "bytes", "mtu")
+	mtu.Less = false
+	overhead := part("overhead", "less than the hosts' link", "bytes", "mtu")
+	memory := quicker("memory", "private memory of an agent", "MB", "memory")
+	memory.Plain = true
+	blackout := func(name, title string) measurement {
+		m := quicker(name, title, "ms", name)
+		m.Step = probeEvery.Seconds() * 1000
+		return measurement{name: name, least: leastRounds, once: true, disturbs: true, metrics: []Metric{m}}
+	}
+	join, agent, etcd := blackout("join", "node joins: until its container answers"), blackout("agent-restart", "an agent is killed: answers lost"), blackout("etcd-restart", "etcd is killed: answers lost")
+	join.about = "a node joins and leaves"
+	leave := quicker("leave", "node leaves: until all others dropped it", "ms", "join")
+	leave.Step = 1
+	lost := part("leave-lost", "node leaves: answers lost between the others", "ms", "join")
+	join.metrics = append(join.metrics, leave, lost)
+	join.take, join.cost = takeJoin, time.Second
+	agent.about, agent.take, agent.cost = agent.metrics[0].Title, takeRestart("agent-restart"), 1500*time.Millisecond
+	etcd.about, etcd.take, etcd.cost = etcd.metrics[0].Title, takeRestart("etcd-restart"), 2500*time.Millisecond
+	return []measurement{
+		tcp(1),
+		{name: "rr", about: "requests of 64 bytes that are answered, one after the other", baselines: true, least: leastRounds,
+			metrics: append(latency("rr", "request and answer"), withoutVerdict(faster("rr-rate", "requests answered", "/s", "rr"))), take: takeRequests("rr", iperf.RequestParams{})},
+		tcp(s.Streams),
+		{name: "rr-fixed", about: fmt.Sprintf("the same at %g a second", s.RequestRate), least: leastRounds,
+			metrics: latency("rr-fixed", fmt.Sprintf("request and answer at %g/s", s.RequestRate)), take: takeRequests("rr-fixed", iperf.RequestParams{Rate: s.RequestRate})},
+		{name: "crr", about: "a connection for each request", least: leastRounds,
+			metrics: []Metric{faster("crr", "connections, each with a request and its answer", "/s", "crr")}, take: takeConnections},
+		{name: "pps", about: "the highest rate of 64-byte datagrams with a loss of 0.5 % at most", least: leastRounds, cost: 2500 * time.Millisecond,
+			metrics: []Metric{faster("pps", "64-byte datagrams, at most 0.5 % lost", "k/s", "pps")}, take: takePackets},
+		{name: "mtu", about: "the largest packet that passes whole", least: 1, once: true, cost: 100 * time.Millisecond, baselines: true,
+			metrics: []Metric{mtu, overhead}, take: takeMTU},
+		{name: "memory", about: "private memory of the agents", least: 1, once: true, cost: 50 * time.Millisecond,
+			metrics: []Metric{memory}, take: takeMemory},
+		join, agent, etcd,
+	}
+}
+
+func withoutVerdict(m Metric) Metric {
+	m.Plain = true
+	return m
+}
+
+// choose finds the measurements of the names; "all" is all.
+func choose(s Settings) ([]measurement, error) {
+	all := measurements(s)
+	if slices.Equal(s.Measurements, []string{"all"}) {
+		return all, nil
+	}
+	var chosen []measurement
+	for _, name := range s.Measurements {
+		i := slices.IndexFunc(all, func(m measurement) bool { return m.name == name })
+		if i < 0 {
+			var names []string
+			for _, m := range all {
+				names = append(names, m.name)
+			}
+			return nil, &lab.Failure{Kind: lab.Usage, Err: fmt.Errorf("measurement %q: not known", name), Cure: "there are " + strings.Join(names, ", ") + ", or all"}
+		}
+		chosen = append(chosen, all[i])
+	}
+	return chosen, nil
+}
+
+// takeTCP measures streams; with one also what it costs.
+func takeTCP(name string, streams int) func(context.Context, *run, *target, time.Duration) (map[string]float64, error) {
+	return func(ctx context.Context, r *run, t *target, length time.Duration) (map[string]float64, error) {
+		agents, err := t.agents(ctx)
+		if err != nil {
+			return nil, err
+		}
+		var before, after usage
+		var uerr error
+		p := iperf.Params{Duration: length, Omit: ramp, Interval: max(length, ramp), Streams: streams, Congestion: r.result.Settings.Congestion, Rest: t.Slow}
+		rep, err := iperf.Run(ctx, t.from, t.to, p, nil, func(i iperf.Interval) {
+			u, err := readUsage(agents)
+			if err != nil {
+				uerr = err
+			}
+			if i.Omitted {
+				before = u
+			} else {
+				after = u
+			}
+		})
+		if err == nil {
+			err = uerr
+		}
+		if err != nil {
+			return nil, err
+		}
+		if rep.Interrupted {
+			return nil, ctx.Err()
+		}
+		if !rep.Delivered() {
+			return nil, fmt.Errorf("%s: %s -> %s: nothing arrived", t.Name, t.From, t.To)
+		}
+		used := after.since(before)
+		r.used = r.used.plus(used)
+		values := map[string]float64{name: rep.Sum.BitsPerSecond / 1e9}
+		if streams == 1 {
+			perMB := 1e6 / (float64(rep.Sum.Bytes) / 1e6)
+			values["cpu"], values["cpu-user"], values["cpu-system"] = used.busy()*perMB, used.user*perMB, used.system*perMB
+			values["cpu-softirq"], values["cpu-agents"] = (used.softirq+used.irq)*perMB, used.agents*perMB
+		}
+		return values, nil
+	}
+}
+
+// agents are the pids of the agents of the nodes at the two ends.
+func (t *target) agents(ctx context.Context) ([]int, error) {
+	if t.Kind == Baseline {
+		return nil, nil
+	}
+	st, err := t.client.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var pids []int
+	for _, n := range st.Nodes {
+		if n.AgentPid != 0 && (n.Name == host(t.From) || n.Name == host(t.To)) {
+			pids = append(pids, n.AgentPid)
+		}
+	}
+	return pids, nil
+}
+
+func takeRequests(name string, p iperf.RequestParams) func(context.Context, *run, *target, time.Duration) (map[string]float64, error) {
+	return func(ctx context.Context, r *run, t *target, length time.Duration) (map[string]float64, error) {
+		p := p
+		req, err := r.requests(ctx, t, p, length)
+		if err != nil {
+			return nil, err
+		}
+		times := req.Times
+		slices.Sort(times)
+		r.histogram(name, t.Name).addAll(times)
+		us := func(part float64) float64 { return quantile(times, part) }
+		values := map[string]float64{name: us(0.5), name + "-p90": us(0.9), name + "-p99": us(0.99), name + "-p99.9": us(0.999)}
+		if name == "rr" {
+			values["rr-rate"] = float64(len(times)) / req.Seconds
+		}
+		return values, nil
+	}
+}
+
+func takeConnections(ctx context.Context, r *run, t *target, length time.Duration) (map[string]float64, error) {
+	req, err := r.requests(ctx, t, iperf.RequestParams{Connect: true}, length)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]float64{"crr": float64(len(req.Times)) / req.Seconds}, nil
+}
+
+// requests runs requests on a target and counts what the machine did.
+func (r *run) requests(ctx context.Context, t *target, p iperf.RequestParams, length time.Duration) (*iperf.Requests, error) {
+	agents, err := t.agents(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p.Duration, p.Omit, p.Bytes, p.Congestion = length, ramp, r.result.Settings.RequestBytes, r.result.Settings.Congestion
+	if t.Slow > 0 {
+		p.Drag = t.Slow / (1 - t.Slow)
+	}
+	var before usage
+	var uerr error
+	req, err := iperf.RunRequests(ctx, t.from, t.to, p, func() { before, uerr = readUsage(agents) })
+	if err != nil {
+		return nil, err
+	}
+	after, err := readUsage(agents)
+	if uerr != nil || err != nil {
+		return nil, fmt.Errorf("%s: %w", t.Name, firstOf(uerr, err))
+	}
+	r.used = r.used.plus(after.since(before))
+	if len(req.Times) == 0 {
+		return nil, fmt.Errorf("%s: %s -> %s: no request was answered", t.Name, t.From, t.To)
+	}
+	return req, nil
+}
+
+func firstOf(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// quantile of sorted times, in microseconds.
+func quantile(sorted []time.Duration, part float64) float64 {
+	i := int(math.Ceil(part*float64(len(sorted)))) - 1
+	return float64(sorted[min(max(i, 0), len(sorted)-1)]) / float64(time.Microsecond)
+}
+
+// What a rate of datagrams must be to count.
+const (
+	packetBytes = 64
+	lossMost    = 0.005
+	packetStep  = 1.15 // between two rates that are tried
+	packetFirst = 20_000
+	packetTries = 12
+)
+
+// takePackets searches the highest rate with little loss, from the rate of the
+// round before: up until one is lost, or down until one is not.
+func takePackets(ctx context.Context, r *run, t *target, length time.Duration) (map[string]float64, error) {
+	try := func(rate float64) (float64, bool, error) {
+		p := iperf.Params{UDP: true, Duration: length, Interval: length, Streams: 1, Length: packetBytes, Rate: uint64(rate * packetBytes * 8)}
+		rep, err := iperf.Run(ctx, t.from, t.to, p, nil, nil)
+		if err != nil {
+			return 0, false, err
+		}
+		if rep.Interrupted {
+			return 0, false, ctx.Err()
+		}
+		u := rep.Sum.UDP
+		got := float64(u.Packets-u.Lost) / rep.Seconds
+		// What the sender could not send is not what the path carries.
+		return got, float64(u.Lost) <= lossMost*float64(u.Packets) && got > rate*0.98, nil
+	}
+	rate := r.rates[t.Name]
+	if rate == 0 {
+		rate = packetFirst
+	}
+	best, direction := 0.0, 0
+	for range packetTries {
+		got, passed, err := try(rate)
+		if err != nil {
+			return nil, err
+		}
+		if passed {
+			best = max(best, got)
+			if direction < 0 {
+				break
+			}
+			direction = 1
+			rate *= packetStep
+			continue
+		}
+		if direction > 0 {
+			break
+		}
+		direction = -1
+		rate /= packetStep
+	}
+	if best == 0 {
+		return nil, fmt.Errorf("%s: %s -> %s: at %.0f datagrams a second still more than %.1f %% are lost", t.Name, t.From, t.To, rate, 100*lossMost)
+	}
+	r.rates[t.Name] = best
+	return map[string]float64{"pps": best / 1000}, nil
+}
+
+// Names are those of all measurements.
+func Names(s Settings) []string {
+	var names []string
+	for _, m := range measurements(s) {
+		names = append(names, m.name)
+	}
+	return names
+}
+
+// Metrics are the figures that the settings' measurements give.
+func Metrics(s Settings) ([]Metric, error) {
+	chosen, err := choose(s)
+	var all []Metric
+	for _, m := range chosen {
+		all = append(all, m.metrics...)
+	}
+	return all, err
+}
+
+// What settings may be at most.
+const (
+	trialLeast = 0.05
+	trialMost  = 60
+	rateMost   = 1e6
+)
+
+// CheckSettings refuses what cannot be measured.
+func CheckSettings(s Settings, budget time.Duration) error {
+	wrong := func(cure, format string, args ...any) error {
+		return &lab.Failure{Kind: lab.Usage, Err: fmt.Errorf(format, args...), Cure: cure}
+	}
+	switch {
+	case !(s.TrialSeconds >= trialLeast && s.TrialSeconds <= trialMost):
+		return wrong("give seconds, such as 0.3", "--trial %g: not between %g and %d", s.TrialSeconds, trialLeast, trialMost)
+	case s.Streams < 2 || s.Streams > iperf.MaxStreams:
+		return wrong("one stream is tcp1", "--streams %d: not between 2 and %d", s.Streams, iperf.MaxStreams)
+	case !(s.RequestRate >= 1 && s.RequestRate <= rateMost):
+		return wrong("give requests a second, such as 2000", "--rate %g: not between 1 and %g", s.RequestRate, rateMost)
+	case budget < 0:
+		return wrong("give a duration such as 1m", "--budget %v: no time to measure anything", budget)
+	case len(s.Measurements) == 0:
+		return wrong("there are "+strings.Join(Names(s), ", ")+", or all", "--metrics: none is named")
+	}
+	for i, name := range s.Measurements {
+		if slices.Contains(s.Measurements[:i], name) {
+			return wrong("name it once", "--metrics: %s is named twice", name)
+		}
+	}
+	_, err := choose(s)
+	return err
+}

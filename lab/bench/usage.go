@@ -1,0 +1,162 @@
+package bench
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// clockTicks is USER_HZ, the unit of times in /proc (100 on every Linux).
+const clockTicks = 100
+
+// usage is what processors have done so far, in seconds of one.
+type usage struct {
+	user, system, irq, softirq, idle, steal float64 // the whole machine; nice is user
+	own                                     float64 // user time of this process
+	agents                                  float64 // all time of the agents
+	agentsUser                              float64 // user time of the agents
+}
+
+// readUsage looks at the machine, ourselves and the agents. One that has ended
+// has used nothing.
+func readUsage(agents []int) (usage, error) {
+	data, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return usage{}, err
+	}
+	u, err := parseMachine(data)
+	if err != nil {
+		return u, err
+	}
+	var r unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &r); err != nil {
+		return u, err
+	}
+	u.own = float64(r.Utime.Nano()) / 1e9
+	for _, pid := range agents {
+		all, user, err := processTime(pid)
+		if err != nil {
+			return u, err
+		}
+		u.agents += all
+		u.agentsUser += user
+	}
+	return u, nil
+}
+
+// parseMachine reads the first line of /proc/stat (proc_stat(5)).
+func parseMachine(data []byte) (u usage, err error) {
+	line, _, _ := strings.Cut(string(data), "\n")
+	f := strings.Fields(line)
+	if len(f) < 9 || f[0] != "cpu" {
+		return u, fmt.Errorf("/proc/stat: begins with %.60q", line)
+	}
+	var v [9]float64
+	for i := 1; i < len(v); i++ {
+		if v[i], err = strconv.ParseFloat(f[i], 64); err != nil {
+			return u, fmt.Errorf("/proc/stat: %w", err)
+		}
+		v[i] /= clockTicks
+	}
+	return usage{user: v[1] + v[2], system: v[3], idle: v[4] + v[5], irq: v[6], softirq: v[7], steal: v[8]}, nil
+}
+
+// processTime is the CPU time of a process. The sum of its threads' run times
+// (/proc/PID/task/*/schedstat) is exact; that of threads that have ended is not
+// in it, so agents whose threads come and go have a little more.
+func processTime(pid int) (all, user float64, err error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if gone(err) {
+		return 0, 0, nil
+	}
+	if err != nil {
+		return 0, 0, err
+	}
+	// After the name, which may have anything in it but ends with ).
+	f := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
+	const utime, stime = 11, 12
+	if len(f) <= stime {
+		return 0, 0, fmt.Errorf("/proc/%d/stat: %.60q", pid, data)
+	}
+	u, uerr := strconv.ParseFloat(f[utime], 64)
+	s, serr := strconv.ParseFloat(f[stime], 64)
+	if err := errors.Join(uerr, serr); err != nil {
+		return 0, 0, fmt.Errorf("/proc/%d/stat: %w", pid, err)
+	}
+	all, user = (u+s)/clockTicks, u/clockTicks
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
+	if err != nil {
+		return 0, 0, err
+	}
+	var exact float64
+	for _, t := range threads {
+		data, err := os.ReadFile(t)
+		if err != nil {
+			continue // it ended, or this kernel does not count
+		}
+		ran, _, _ := strings.Cut(string(data), " ")
+		if ns, err := strconv.ParseFloat(ran, 64); err == nil {
+			exact += ns / 1e9
+		}
+	}
+	if exact > 0 {
+		all = exact
+	}
+	return all, user, nil
+}
+
+// gone says whether a process's file could not be read because it has ended.
+func gone(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH)
+}
+
+func (u usage) since(b usage) usage {
+	return usage{user: u.user - b.user, system: u.system - b.system, irq: u.irq - b.irq, softirq: u.softirq - b.softirq,
+		idle: u.idle - b.idle, steal: u.steal - b.steal, own: u.own - b.own,
+		agents: max(u.agents-b.agents, 0), agentsUser: max(u.agentsUser-b.agentsUser, 0)}
+}
+
+func (u usage) plus(b usage) usage {
+	return usage{user: u.user + b.user, system: u.system + b.system, irq: u.irq + b.irq, softirq: u.softirq + b.softirq,
+		idle: u.idle + b.idle, steal: u.steal + b.steal, own: u.own + b.own, agents: u.agents + b.agents, agentsUser: u.agentsUser + b.agentsUser}
+}
+
+// busy is all but idle, waiting and what the hypervisor took.
+func (u usage) busy() float64 { return u.user + u.system + u.irq + u.softirq }
+
+// total is all time there was.
+func (u usage) total() float64 { return u.busy() + u.idle + u.steal }
+
+// foreign is user time that was neither ours nor the agents'.
+func (u usage) foreign() float64 { return max(u.user-u.own-u.agentsUser, 0) }
+
+// privateMemory is what memory a process shares with no other, in MB. It is 0
+// for one that has ended.
+func privateMemory(pid int) (mb float64, err error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	if gone(err) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(data)) {
+		f := strings.Fields(line)
+		if len(f) == 3 && (f[0] == "Private_Dirty:" || f[0] == "Private_Clean:") {
+			kb, err := strconv.ParseFloat(f[1], 64)
+			if err != nil {
+				return 0, fmt.Errorf("process %d: %w", pid, err)
+			}
+			mb += kb / 1024
+		}
+	}
+	return mb, nil
+}
