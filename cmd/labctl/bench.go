@@ -127,14 +127,14 @@ func (a *app) bench(ctx context.Context, args []string, f benchFlags) error {
 		return err
 	}
 	defer saved.Close()
-	fmt.Fprintf(a.stderr, "%d labs side by side, %s: %s at least, %s at most\n", len(entries), strings.Join(s.Measurements, " and "), roughly(least), roughly(max(least, most)))
+	fmt.Fprintf(a.stderr, "%d variants, %s: %s at least, %s at most, and the labs\n", len(entries), strings.Join(s.Measurements, " and "), roughly(least), roughly(max(least, most)))
 	live := &benchProgress{w: a.stderr, tty: terminal(a.stderr), from: time.Now()}
 	r, err := bench.Run(ctx, bench.Options{Labctl: version, Entries: entries, Settings: s, OnProgress: live.show})
 	live.done()
 	if r == nil {
 		return err
 	}
-	report := a.benchReport(r, f.failIf)
+	report := newBenchReport(r)
 	report.conditions(conditions)
 	err = errors.Join(err, a.printBench(report))
 	if f.html != "" {
@@ -239,7 +239,7 @@ type benchReport struct {
 	Answers  []bench.Answer  `json:"failIf,omitempty"`
 }
 
-func (a *app) benchReport(r *bench.Result, failIf []string) *benchReport {
+func newBenchReport(r *bench.Result) *benchReport {
 	return &benchReport{Result: r, Analysis: bench.Analyse(r)}
 }
 
@@ -378,7 +378,7 @@ func (a *app) benchRenderCommand() *cobra.Command {
 				}
 				conditions = append(conditions, c)
 			}
-			report := a.benchReport(r, failIf)
+			report := newBenchReport(r)
 			report.conditions(conditions)
 			if page != "" {
 				if err := os.WriteFile(page, []byte(bench.HTML(r, report.Analysis)), 0o644); err != nil {

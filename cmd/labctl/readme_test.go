@@ -214,7 +214,7 @@ func TestReadmeBlocks(t *testing.T) {
 func TestReadmeSections(t *testing.T) {
 	t.Parallel()
 	for file, want := range map[string][]string{
-		readme: {"What is real and what is not", "Install", "Commands", "Built-in labs", "Follow a packet", "Looking at packets", "How much a path carries", "Healing, and how to stop it", "The lab file",
+		readme: {"What is real and what is not", "Install", "Commands", "Built-in labs", "Follow a packet", "Looking at packets", "How much a path carries", "Compare backends", "Healing, and how to stop it", "The lab file",
 			"Labs in your own Go tests", "Past one machine", "Limits", "How to remove everything", "How it works", "Speed", "How to add to it", "Licence"},
 	} {
 		sections(t, file, want)

@@ -54,7 +54,7 @@ func HTML(r *Result, a *Analysis) string {
 func htmlTable(b *strings.Builder, s Section) {
 	b.WriteString("<div class=\"scroll\"><table>\n<tr>")
 	for _, h := range s.Header {
-		fmt.Fprintf(b, "<th>%s</th>", html.EscapeString(strings.ToLower(h)))
+		fmt.Fprintf(b, "<th>%s</th>", html.EscapeString(lowered(h)))
 	}
 	b.WriteString("</tr>\n")
 	for _, row := range s.Rows {

@@ -51,8 +51,8 @@ func measurements(s Settings) []measurement {
 			cpu := quicker("cpu", "CPU of the whole machine", "µs/MB", name)
 			cpu.Better, cpu.Worse = "cheaper", "dearer"
 			m.metrics = append(m.metrics, cpu,
-				part("cpu-user", "of it user", "µs/MB", name), part("cpu-system", "of it system", "µs/MB", name),
-				part("cpu-softirq", "of it softirq", "µs/MB", name), part("cpu-agents", "the agents' processes", "µs/MB", name))
+				part("cpu-user", "the machine's user time", "µs/MB", name), part("cpu-system", "its system time", "µs/MB", name),
+				part("cpu-softirq", "its time in softirqs", "µs/MB", name), part("cpu-agents", "the agents' processes, all of their time", "µs/MB", name))
 		}
 		return m
 	}

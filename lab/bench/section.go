@@ -155,7 +155,7 @@ func partsSection(r *Result, a *Analysis, measurement string) (Section, bool) {
 		if m.Of == measurement && m.Plain && len(m.Rows) > 0 {
 			columns = append(columns, m)
 			s.Header = append(s.Header, strings.ToUpper(m.Name)+", "+m.Unit)
-			s.Before = append(s.Before, m.Name+" is: "+m.Title+".")
+			s.Before = append(s.Before, m.Name+": "+m.Title+".")
 		}
 	}
 	for _, v := range r.Variants {
@@ -223,8 +223,12 @@ func Headline(r *Result, a *Analysis) []string {
 	if m.Governor != "" {
 		machine += ", governor " + m.Governor
 	}
+	version := "labctl"
+	if r.Labctl != "" {
+		version += " " + r.Labctl
+	}
 	lines := []string{
-		machine + "; labctl " + r.Labctl + ", " + r.Started.UTC().Format("2006-01-02 15:04 UTC"),
+		machine + "; " + version + ", " + r.Started.UTC().Format("2006-01-02 15:04 UTC"),
 		fmt.Sprintf("%s; trials of %g s in rounds of random order, TCP %s, %.0f s in all", r.Settings.Topology, r.Settings.TrialSeconds, r.Settings.Congestion, r.Seconds),
 	}
 	if r.Incomplete != "" {
@@ -266,7 +270,7 @@ func Markdown(r *Result, a *Analysis) string {
 		}
 		header := make([]string, len(s.Header))
 		for i, h := range s.Header {
-			header[i] = strings.ToLower(h)
+			header[i] = lowered(h)
 		}
 		cells(header)
 		b.WriteString("|" + strings.Repeat("---|", len(s.Header)) + "\n")
@@ -281,6 +285,16 @@ func Markdown(r *Result, a *Analysis) string {
 		}
 	}
 	return b.String()
+}
+
+// lowered is a column's header where they are not written large: but for the
+// unit.
+func lowered(header string) string {
+	name, unit, ok := strings.Cut(header, ", ")
+	if !ok {
+		return strings.ToLower(header)
+	}
+	return strings.ToLower(name) + ", " + unit
 }
 
 // escapeMarkdown keeps text from being taken for marks, in tables too.
