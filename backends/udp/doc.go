@@ -24,8 +24,7 @@
 //	       and one receives them; merger makes them one packet again, that one
 //	       call hands to the kernel
 //
-// One thread does both directions, a few packets one way and then the other.
-// It uses the same few buffers over and over, which stay in the processor's
-// cache, and shares nothing but the table of peers, which never changes but is
-// replaced.
+// There are two threads, one a direction, which share nothing but the table of
+// peers, and that never changes but is replaced. Each has one buffer of 64 KiB
+// that it uses over and over and that stays in the processor's cache.
 package udp

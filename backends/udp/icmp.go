@@ -24,7 +24,7 @@ const (
 )
 
 // router tells senders of packets what went wrong, as any router does. It is
-// used by the path's thread.
+// used by the sending thread.
 //
 // The host itself sends, by a raw socket. What is written into flannel0 with
 // the host's own address as its source, as flannel does, the kernel drops as a

@@ -2,6 +2,7 @@ package udp
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -14,8 +15,8 @@ import (
 	"labctl/backends"
 )
 
-// path carries packets, on a thread of its own. What it shares with others is
-// the table, which is replaced and never changed, and the counters.
+// path carries packets. Each direction has a thread of its own; what they
+// share is the table, which is replaced and never changed.
 type path struct {
 	log    *slog.Logger
 	config Config
@@ -23,8 +24,7 @@ type path struct {
 	tun    *tun
 	socket int
 	router *router
-	wakeUp int         // eventfd, readable once the path is to stop
-	stop   unix.PollFd // to wait for that
+	wakeUp int // eventfd, readable once the path is to stop
 	// send is sendMessages, but for tests.
 	send func(fd int, msgs []message) (int, error)
 
@@ -55,7 +55,6 @@ func open(c Config, local netip.Addr, log *slog.Logger) (_ *path, err error) {
 	if err := p.climb(); err != nil {
 		return nil, err
 	}
-	p.stop = unix.PollFd{Fd: int32(p.wakeUp), Events: unix.POLLIN}
 	p.router, err = openRouter(c.Port, log)
 	return p, err
 }
@@ -105,61 +104,34 @@ func (p *path) Set(self backends.Lease, peers []backends.Lease) {
 	p.table.Store(newTable(self, good))
 }
 
-// Run carries packets until ctx ends, in both directions on one thread.
-//
-// With a thread for each direction they wake each other all the time: what is
-// written to flannel0 goes through the receiving container's TCP before the
-// write returns, and its answer is there to be read.
+// Run carries packets until ctx ends.
 func (p *path) Run(ctx context.Context) error {
 	defer p.close()
-	defer context.AfterFunc(ctx, p.end)()
+	defer context.AfterFunc(ctx, p.stop)()
 	// While no processor of the Go scheduler's is idle, it takes the ones of
 	// threads that wait in a system call away after 20 us, and starts further
 	// threads that look for work. With two to spare it does not.
 	if n := runtime.NumCPU() + 2; runtime.GOMAXPROCS(0) < n {
 		runtime.GOMAXPROCS(n)
 	}
-	// Locked, the goroutine is its thread: no other ever waits for it in a
-	// queue of the Go scheduler's.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	return p.carry(newReceiver(p), newSender(p))
-}
-
-// stepCalls is how many packets, or messages of many, go one way before the
-// other direction has its turn.
-const stepCalls = 16
-
-func (p *path) carry(r *receiver, s *sender) error {
-	defer s.flush()
-	defer r.m.flush()
-	patience := patience{none: p.level < gso}
-	wait := []unix.PollFd{p.stop, {Fd: int32(p.socket), Events: unix.POLLIN}, {Fd: int32(p.tun.fd), Events: unix.POLLIN}}
-	for !p.stopped.Load() {
-		in, err := r.step()
-		if err != nil {
-			return err
-		}
-		out, err := s.step()
-		if err != nil {
-			return err
-		}
-		switch {
-		case in || out:
-			patience.reset()
-		case patience.again():
-		default:
-			if err := sleep(wait); err != nil {
-				return err
-			}
-			p.in.calls.add(1)
-		}
+	errs := make([]error, 2)
+	var wg sync.WaitGroup
+	for i, thread := range []func() error{newSender(p).run, newReceiver(p).run} {
+		wg.Go(func() {
+			// Locked, the goroutine is its thread: no other ever waits for it
+			// in a queue of the Go scheduler's.
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			errs[i] = thread()
+			p.stop()
+		})
 	}
-	return nil
+	wg.Wait()
+	return errors.Join(errs...)
 }
 
-// end wakes the thread.
-func (p *path) end() {
+// stop wakes both threads.
+func (p *path) stop() {
 	p.stopped.Store(true)
 	one := [8]byte{0: 1, 7: 1} // not 0 in either byte order
 	_, _ = unix.Write(p.wakeUp, one[:])

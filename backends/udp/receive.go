@@ -16,8 +16,8 @@ const (
 	slotSize = headroom + maxPacket + tail + 64 + 1
 	headroom = 16
 	// tail is room for the data of the next message that continues what this
-	// one ends with: a packet is cut where a message is full, not where the
-	// sender's packets end.
+	// one ends with: a message ends where it is full, not where the sender's
+	// packets end.
 	tail = maxPacket
 	// large is from where on a message fills the cache enough by itself.
 	large = 8 << 10
@@ -26,7 +26,8 @@ const (
 	few = 2
 )
 
-// receiver is the way in: from other hosts to flannel0.
+// receiver is the way in: from other hosts to flannel0. It belongs to one
+// thread.
 type receiver struct {
 	*path
 	slots    [slots][]byte
@@ -39,11 +40,14 @@ type receiver struct {
 	take     int // how many messages to ask for
 	most     int
 
-	m merger
+	m        merger
+	patience patience
+	wait     [2]unix.PollFd
 }
 
 func newReceiver(p *path) *receiver {
-	r := &receiver{path: p, take: 1}
+	r := &receiver{path: p, take: 1, patience: patience{none: p.level < gso}}
+	r.wait = [2]unix.PollFd{{Fd: int32(p.socket), Events: unix.POLLIN}, {Fd: int32(p.wakeUp), Events: unix.POLLIN}}
 	r.m = merger{write: r.write, off: p.level < gso}
 	all := slots
 	if p.level == plain {
@@ -60,45 +64,47 @@ func newReceiver(p *path) *receiver {
 	return r
 }
 
-// step receives for as long as there is something, and not for ever. The end
-// of a message, which the next may continue, is held until there is none.
-func (r *receiver) step() (busy bool, err error) {
-	for range stepCalls {
-		msgs := r.next()
+// run receives for as long as there is something, looks again for a while, so
+// that the end of a message, which the next may continue, can be held until
+// there is none, and sleeps.
+func (r *receiver) run() error {
+	for !r.stopped.Load() {
+		r.first = 0
+		last := r.most
+		switch {
+		case !r.m.holds():
+		case r.take == few: // two pairs in turn, which stay in the cache
+			if r.held < few {
+				r.first = few
+			}
+		default:
+			if r.first = r.held + 1; r.first == r.most {
+				r.first, last = 0, r.held
+			}
+		}
+		msgs := r.msgs[r.first:min(r.first+r.take, last)]
 		r.prepare(msgs)
 		n, err := receiveMessages(r.socket, msgs)
 		r.in.calls.add(1)
 		switch err {
 		case nil:
-			busy = true
+			r.patience.reset()
 			r.received(n)
 		case unix.EAGAIN:
 			r.m.flush()
-			return busy, nil
+			if !r.patience.again() {
+				if err := sleep(r.wait[:]); err != nil {
+					return err
+				}
+				r.in.calls.add(1)
+			}
 		case unix.EINTR, unix.ENOBUFS, unix.ENOMEM:
 		default:
-			return busy, fmt.Errorf("udp port %d: receive: %w", r.config.Port, err)
+			return fmt.Errorf("udp port %d: receive: %w", r.config.Port, err)
 		}
 	}
-	return busy, nil
-}
-
-// next is where to receive: not where the merger holds something.
-func (r *receiver) next() []message {
-	r.first = 0
-	last := r.most
-	switch {
-	case !r.m.holds():
-	case r.take == few: // two pairs in turn, which stay in the cache
-		if r.held < few {
-			r.first = few
-		}
-	default:
-		if r.first = r.held + 1; r.first == r.most {
-			r.first, last = 0, r.held
-		}
-	}
-	return r.msgs[r.first:min(r.first+r.take, last)]
+	r.m.flush()
+	return nil
 }
 
 func (r *receiver) prepare(msgs []message) {

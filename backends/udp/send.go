@@ -7,43 +7,58 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sender is the way out: from flannel0 to other hosts.
+// sender is the way out: from flannel0 to other hosts. It belongs to one
+// thread.
 type sender struct {
 	*path
 	buf []byte // what one read gives
 	b   *batches
+	// wait is what the thread sleeps on.
+	wait     [2]unix.PollFd
+	patience patience
 }
 
 func newSender(p *path) *sender {
-	return &sender{path: p, buf: make([]byte, vnetLen+maxPacket), b: newBatches(p.config.Port, p.level == gso)}
+	return &sender{
+		path: p, buf: make([]byte, vnetLen+maxPacket), b: newBatches(p.config.Port, p.level == gso),
+		patience: patience{none: p.level < gso},
+		wait:     [2]unix.PollFd{{Fd: int32(p.tun.fd), Events: unix.POLLIN}, {Fd: int32(p.wakeUp), Events: unix.POLLIN}},
+	}
 }
 
-// step reads for as long as there is something, and not for ever, and sends
-// when there is not, or when no more fits.
-func (s *sender) step() (busy bool, err error) {
-	for range stepCalls {
+// run reads for as long as there is something, and sends when there is not,
+// or when no more fits.
+func (s *sender) run() error {
+	for !s.stopped.Load() {
 		n, err := rawRead(s.tun.fd, s.buf)
 		s.out.calls.add(1)
 		switch {
 		case err == nil:
-			busy = true
+			s.patience.reset()
 			s.read(s.buf[:n])
 			if s.config.Level == plain.String() {
 				s.flush()
 			}
 		case err == unix.EAGAIN:
 			s.flush()
-			return busy, nil
+			if s.patience.again() {
+				continue
+			}
+			if err := sleep(s.wait[:]); err != nil {
+				return err
+			}
+			s.out.calls.add(1)
 		case err == unix.EINTR:
 		case err == unix.EBADFD:
 			if err := s.renew(); err != nil {
-				return busy, err
+				return err
 			}
 		default:
-			return busy, errors.Join(errors.New(device+": read"), err)
+			return errors.Join(errors.New(device+": read"), err)
 		}
 	}
-	return busy, nil
+	s.flush()
+	return nil
 }
 
 // renew makes the device again, which somebody deleted. Its address and route
@@ -61,7 +76,7 @@ func (s *sender) renew() error {
 			s.log.Error("device was deleted and cannot be made anew yet", "err", err)
 			first = false
 		}
-		if _, err := unix.Poll([]unix.PollFd{s.stop}, int(100*time.Millisecond/time.Millisecond)); err != nil && err != unix.EINTR {
+		if _, err := unix.Poll(s.wait[1:], int(100*time.Millisecond/time.Millisecond)); err != nil && err != unix.EINTR {
 			return err
 		}
 	}
@@ -156,7 +171,7 @@ func (s *sender) flush() {
 
 // sleepUntilWritable waits until the socket takes more.
 func (s *sender) sleepUntilWritable() bool {
-	_, err := unix.Poll([]unix.PollFd{{Fd: int32(s.socket), Events: unix.POLLOUT}, s.stop}, -1)
+	_, err := unix.Poll([]unix.PollFd{{Fd: int32(s.socket), Events: unix.POLLOUT}, s.wait[1]}, -1)
 	s.out.calls.add(1)
 	return err == nil && !s.stopped.Load() || err == unix.EINTR
 }

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// socketBuffer is room for what arrives while the thread is busy:
+// socketBuffer is room for what arrives while the receiving thread is busy:
 // many times the default, which is less than three datagrams of 64 KiB.
 const socketBuffer = 4 << 20
 

@@ -48,7 +48,7 @@ type counter struct{ n atomic.Uint64 }
 // add is cheaper than an atomic addition, which one writer does not need.
 func (c *counter) add(n int) { c.n.Store(c.n.Load() + uint64(n)) }
 
-// flow counts one direction. The path's thread writes it.
+// flow counts one direction. Its thread writes it.
 type flow struct {
 	packets, bytes, batches, calls counter
 	drops                          [reasons]counter

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tun is flannel0. Reads do not block.
+// tun is flannel0. Reads do not block. One thread reads, another writes.
 type tun struct {
 	fd int
 	// vnet: a header before each packet says whether it is many in one.
