@@ -61,7 +61,7 @@ type SegmentPlan struct {
 // RoutePlan is a static route that the plan gives an endpoint.
 type RoutePlan struct {
 	Dst netip.Prefix `json:"dst"`
-	Via netip.Addr   `json:"via"`
+	Via netip.Addr   `json:"via,omitzero"` // invalid for a route without a gateway
 	Dev string       `json:"dev"`
 }
 

@@ -123,7 +123,11 @@ func describeRoutes(routes []RoutePlan) []string {
 		if r.Dst.Bits() == 0 {
 			dst = "default"
 		}
-		s = append(s, dst+" via "+r.Via.String())
+		if r.Via.IsValid() {
+			s = append(s, dst+" via "+r.Via.String())
+		} else {
+			s = append(s, dst+" dev "+r.Dev)
+		}
 	}
 	return s
 }

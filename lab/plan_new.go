@@ -199,6 +199,7 @@ func (b *planner) node(n NodeSpec) (NodePlan, error) {
 		p.MTU = mtu
 	}
 	if b.calico != nil {
+		p.Routes = append(p.Routes, b.gatewayRoute(p)...)
 		p.MTU = b.calico.MTU(nodes.Underlay{MTU: p.NIC.MTU})
 	}
 	for i, c := range containersOf(n) {

@@ -89,6 +89,8 @@ type CalicoSpec struct {
 	StrictAffinity Switch `yaml:"strictAffinity,omitempty"`
 	// MaxBlocksPerHost is how many blocks a host may take, 20 when left out.
 	MaxBlocksPerHost int `yaml:"maxBlocksPerHost,omitempty" jsonschema:"minimum=1"`
+	// GatewayRoute off leaves out the route to 169.254.1.1 that hosts without a default route get: the kernel then does not answer containers that ask for it. On when left out.
+	GatewayRoute Switch `yaml:"gatewayRoute,omitempty"`
 }
 
 // InternetSpec is the outside world.

@@ -233,7 +233,7 @@ func (l *looker) policy() error {
 func (l *looker) sysctls() error {
 	keys := []string{"net/ipv4/ip_forward", "net/ipv4/conf/all/rp_filter"}
 	for _, k := range l.t.Links {
-		keys = append(keys, "net/ipv4/conf/"+k.Name+"/rp_filter", "net/ipv4/conf/"+k.Name+"/forwarding")
+		keys = append(keys, "net/ipv4/conf/"+k.Name+"/rp_filter", "net/ipv4/conf/"+k.Name+"/forwarding", "net/ipv4/conf/"+k.Name+"/proxy_arp")
 	}
 	var errs []error
 	for _, k := range keys {

@@ -55,7 +55,8 @@ func (s *Supervisor) verifyPair() (from *endpoint, to netip.Addr, name string) {
 			last = h
 			continue
 		}
-		if h.agent != nil && last.agent != nil && len(h.containers) > 0 && len(last.containers) > 0 {
+		if h.agent != nil && last.agent != nil && len(h.containers) > 0 && len(last.containers) > 0 &&
+			h.plan.AnswersGateway() && last.plan.AnswersGateway() {
 			return last.containers[0].endpoint, h.containers[0].addr.Addr(), h.containers[0].name
 		}
 	}

@@ -19,6 +19,7 @@ type network struct {
 	drift  []lab.Drift
 	dead   map[string]bool       // nodes without power, and their containers
 	known  map[string]bool       // endpoints of the plan
+	routed map[string]bool       // containers with a link of their own to a host that routes
 	hosts  map[netip.Addr]string // nodes, by their planned address
 	// backend is flannel's Backend.Type.
 	backend string
@@ -35,7 +36,7 @@ type lease struct {
 
 // newNetwork reads plan and status. The tables come later.
 func newNetwork(p *lab.Plan, st *lab.Status) *network {
-	n := &network{peers: map[string]string{}, dead: map[string]bool{}, known: map[string]bool{}, hosts: map[netip.Addr]string{}, backend: p.Backend, pool: p.Pool}
+	n := &network{peers: map[string]string{}, dead: map[string]bool{}, known: map[string]bool{}, routed: map[string]bool{}, hosts: map[netip.Addr]string{}, backend: p.Backend, pool: p.Pool}
 	join := func(a, b string) { n.peers[a], n.peers[b] = b, a }
 	nic := func(endpoint string, c lab.NICPlan) { join(endpoint+":"+c.Name, c.Segment+":"+c.Port) }
 	for _, s := range p.Segments {
@@ -62,6 +63,9 @@ func newNetwork(p *lab.Plan, st *lab.Status) *network {
 		for _, c := range h.Containers {
 			n.known[h.Name+"."+c.Name] = true
 			join(h.Name+"."+c.Name+":eth0", h.Name+":"+c.Port)
+			if h.Wiring == lab.RoutedWiring {
+				n.routed[h.Name+"."+c.Name] = true
+			}
 		}
 	}
 	for _, h := range st.Nodes {
@@ -242,7 +246,7 @@ func (n *network) driftOf(endpoint string, words ...string) (found []string) {
 
 // protocols are the names of rtnetlink's rtm_protocol: ip route's, and labctl's
 // own two.
-var protocols = map[int]string{2: "kernel", 3: "boot", 4: "static", 12: "bird", 16: "dhcp", 96: "96 (labctl)", 97: "97 (labctl agent)", 186: "bgp", 187: "isis", 188: "ospf"}
+var protocols = map[int]string{2: "kernel", 3: "boot", 4: "static", 12: "bird", 16: "dhcp", 80: "80 (labctl agent)", 96: "96 (labctl)", 97: "97 (labctl agent)", 186: "bgp", 187: "isis", 188: "ospf"}
 
 // routeText is a route as ip route prints it.
 func routeText(r *nodes.TableRoute) string {

@@ -108,6 +108,7 @@ const (
 	ContainerGone   Code = "container-gone"
 	NodeDead        Code = "node-dead"
 	HostUnreachable Code = "host-unreachable"
+	NoProxyARP      Code = "no-proxy-arp"
 	TTLExpired      Code = "ttl-expired"
 	Unanswered      Code = "no-answer"
 	Unknown         Code = "unknown"

@@ -485,6 +485,8 @@ func (w *walk) neighbour(m *move, endpoint string, l *nodes.TableLink, hop netip
 		return owners[0].link.MAC
 	case l.Kind == "vxlan":
 		m.blame(WrongNeighbour, endpoint, append([]string{fmt.Sprintf("%s: no neighbour entry for %s dev %s: which VTEP has it is not known", endpoint, hop, l.Name)}, w.driftOf(endpoint, hop.String())...)...)
+	case len(owners) == 0 && w.routed[endpoint]:
+		return w.onBehalf(m, endpoint, l, hop)
 	case len(owners) == 0:
 		w.nobody(m, endpoint, l, hop)
 		return ""
@@ -512,6 +514,32 @@ func (w *walk) reaches(a, b iface) bool {
 	}
 	// A veth pair without a bridge.
 	return w.peers[a.String()] == b.String()
+}
+
+// onBehalf is a next hop that no interface has, asked for by a container that
+// has a link of its own to its host. The host's kernel (arp_process) answers
+// for what it would forward.
+func (w *walk) onBehalf(m *move, endpoint string, l *nodes.TableLink, hop netip.Addr) string {
+	peer := w.peers[endpoint+":"+l.Name]
+	host, dev, _ := strings.Cut(peer, ":")
+	t, end := w.tables[host], w.link(host, dev)
+	if t == nil || end == nil {
+		w.nobody(m, endpoint, l, hop)
+		return ""
+	}
+	r := t.Route(hop)
+	switch v := t.Sysctls["net/ipv4/conf/"+dev+"/proxy_arp"]; {
+	case v == "0":
+		m.blame(NoProxyARP, host, append([]string{fmt.Sprintf("%s: net.ipv4.conf.%s.proxy_arp = 0: it does not answer ARP for %s", host, dev, hop)}, w.driftOf(host, dev)...)...)
+	case r == nil || r.Kind != "unicast" || r.Dev == dev:
+		m.blame(NoProxyARP, host, fmt.Sprintf("%s: has no route to %s by another interface than %s: with proxy_arp the kernel answers only for what it would forward", host, hop, dev),
+			fmt.Sprintf("%s: a default route, or ip route add %s dev lo, is the cure", host, hop))
+	default:
+		m.because("neighbour", endpoint, "%s dev %s: asked by ARP, %s answers for it (proxy_arp)", hop, l.Name, peer)
+		return end.MAC
+	}
+	m.end = true
+	return ""
 }
 
 // nobody is a next hop that no interface has.

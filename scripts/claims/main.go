@@ -145,6 +145,12 @@ var claims = []struct{ name, says string }{
 	{"E1", "host-gw: a route to the other host's subnet by way of its address; no device, no overhead"},
 	{"E2", "such routes do not cross a router"},
 	{"E3", "one such route for each other host"},
+	{"F1", "Calico: no overlay, no bridge; a container hangs off its host by a veth pair, and the host is a router"},
+	{"F2", "a container has a /32 and the gateway 169.254.1.1, which no interface has; its host answers ARP for it with ee:ee:ee:ee:ee:ee"},
+	{"F3", "a host has a route for each of its containers and one for each other host"},
+	{"F4", "an agent on each host makes them, from what every other host has said"},
+	{"F5", "in the basic form the hosts share one layer 2 network"},
+	{"F6", "only routing on the path: nothing is wrapped, nothing is lost of the MTU"},
 	{"G1", "a mesh: each host has an entry for every other"},
 	{"G2", "the VXLAN network identifier"},
 }
