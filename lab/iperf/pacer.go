@@ -34,12 +34,12 @@ func (p pacer) at(k int64) time.Duration {
 	return time.Duration(q)
 }
 
-// tick is the shortest sleep: what becomes due meanwhile is sent together, as a
-// wake-up costs as much as sending some packets.
-const tick = 200 * time.Microsecond
+// tick is the shortest sleep, iperf3's pacing timer: what becomes due meanwhile
+// is sent together, as a wake-up costs as much as sending some packets.
+const tick = time.Millisecond
 
 // next says what to do when sent units were sent by elapsed: send n, at most
-// most, then sleep for pause. A sender that is late by more than a millisecond
+// most, then sleep for pause. A sender that is late by more than two ticks
 // does not flood the receiver's buffer: it sends half of what is late, and goes
 // on at twice its rate.
 func (p pacer) next(elapsed time.Duration, sent int64, most int) (n int, pause time.Duration) {
@@ -47,7 +47,7 @@ func (p pacer) next(elapsed time.Duration, sent int64, most int) (n int, pause t
 	if late <= 0 {
 		return 0, max(p.at(sent)-elapsed, tick)
 	}
-	soon := min(p.due(time.Millisecond), int64(most))
+	soon := min(p.due(2*tick), int64(most))
 	if late <= soon {
 		return int(late), 0
 	}

@@ -111,7 +111,12 @@ func (s *stream) connectTCP(ctx context.Context, a, b End, listener int, at neti
 	}
 }
 
-// sendTCP writes until the stream is stopped.
+// burst is how many blocks iperf3 writes before it looks at its descriptors
+// and its clock again.
+const burst = 10
+
+// sendTCP writes until the stream is stopped: what iperf3 does for each block,
+// call by call, so that both measure the same.
 func (s *stream) sendTCP() error {
 	buf := payload(s.params.writeSize())
 	var pace *pacer
@@ -125,10 +130,15 @@ func (s *stream) sendTCP() error {
 			s.rest(time.Since(rested))
 			rested = time.Now()
 		}
-		if pace != nil {
+		switch {
+		case pace != nil:
 			due := pace.at(units)
 			for d := due - time.Since(begin); d > 0 && !s.stopping.Load(); d = due - time.Since(begin) {
 				nap(d)
+			}
+		case units%burst == 0:
+			if err := ready(s.from, unix.POLLOUT); err != nil {
+				return err
 			}
 		}
 		for left := buf; len(left) > 0; {
@@ -144,6 +154,15 @@ func (s *stream) sendTCP() error {
 		}
 	}
 	return nil
+}
+
+// ready waits until a descriptor is, or for a while.
+func ready(fd int, events int16) error {
+	_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: events}}, int(look.Milliseconds()))
+	if errors.Is(err, unix.EINTR) {
+		return nil
+	}
+	return err
 }
 
 // restEvery is how long a sender that has to rest works in between.
@@ -183,21 +202,28 @@ func send(fd int, b []byte) (int, error) {
 	return int(n), nil
 }
 
-// receiveTCP reads until the stream is stopped.
+// receiveTCP reads until the stream is stopped: a block at a time, as iperf3
+// does, which waits until there is something and then for a whole block.
 func (s *stream) receiveTCP() error {
 	buf := make([]byte, max(s.params.writeSize(), tcpWrite))
 	for !s.stopping.Load() {
-		n, err := unix.Read(s.to, buf)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
+		if err := ready(s.to, unix.POLLIN); err != nil {
 			return err
 		}
-		if n == 0 {
-			return nil
+		for left := buf; len(left) > 0 && !s.stopping.Load(); {
+			n, err := unix.Read(s.to, left)
+			if errors.Is(err, unix.EINTR) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			if n == 0 {
+				return nil
+			}
+			s.arrived.Add(int64(n))
+			left = left[n:]
 		}
-		s.arrived.Add(int64(n))
 	}
 	return nil
 }

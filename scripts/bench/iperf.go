@@ -19,7 +19,7 @@ type engines struct {
 	labctl  string
 	rounds  int
 	each    time.Duration
-	gate    float64 // by what part labctl's median may be below iperf3's; 0: only show
+	gate    float64 // by what part labctl's median may differ from iperf3's; 0: only show
 	lab     string
 	samples map[string][]float64
 }
@@ -109,19 +109,24 @@ func (e *engines) measure(ctx context.Context, engine string, args []string) (r 
 }
 
 // judge prints the medians and compares those that have a gate: one TCP
-// stream, which must not be held back by labctl, and the rate and loss of UDP.
-// More than iperf3 moves is no fault: what arrived was counted. Four streams
-// are shown only: iperf3 is one thread an end, and labctl one for each stream.
+// stream, for which labctl makes the calls that iperf3 makes, and the rate and
+// loss of UDP. Four streams are shown only: iperf3 before 3.16 is one thread an
+// end, and labctl one for each stream. The ratio is the median of the rounds':
+// what else the machine does differs from round to round.
 func (e *engines) judge(cases []iperfCase, lost int64) error {
 	fmt.Printf("%-24s %-26s %-26s %-8s %s\n", "MEDIAN (LEAST - MOST)", "LABCTL", "IPERF3", "RATIO", "CPU S/GBIT, BOTH")
 	var errs []error
 	for i, c := range cases {
 		own, theirs := e.samples["labctl"+c.name], e.samples["iperf3"+c.name]
-		ratio := median(own) / median(theirs)
+		ratios := make([]float64, len(own))
+		for k := range own {
+			ratios[k] = own[k] / theirs[k]
+		}
+		ratio := median(ratios)
 		fmt.Printf("%-24s %-26s %-26s %-8.3f %.3f, %.3f\n", c.name, describe(own, "%.2f"), describe(theirs, "%.2f"), ratio,
 			median(e.samples["labctl"+c.name+cpuAll]), median(e.samples["iperf3"+c.name+cpuAll]))
-		if e.gate > 0 && i == 0 && ratio < 1-e.gate {
-			errs = append(errs, fmt.Errorf("%s: labctl / iperf3 is %.3f, less than %.2f", c.name, ratio, 1-e.gate))
+		if e.gate > 0 && i == 0 && math.Abs(ratio-1) > e.gate {
+			errs = append(errs, fmt.Errorf("%s: labctl / iperf3 is %.3f, further from 1 than %.2f", c.name, ratio, e.gate))
 		}
 	}
 	rate := median(e.samples["labctl"+cases[2].name]) * 1e6

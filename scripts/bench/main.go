@@ -45,8 +45,8 @@ func main() {
 	flag.Float64Var(&bb.gate, "gate", 0, "measure only udp / vxlan, and fail when it is less")
 	var en engines
 	iperf := flag.Bool("iperf", false, "compare labctl's iperf with iperf3 instead")
-	flag.IntVar(&en.rounds, "iperf-rounds", 7, "rounds of each engine")
-	flag.Float64Var(&en.gate, "iperf-gate", 0, "fail when labctl's median of one TCP stream is below iperf3's by more than this part, or UDP has loss or another rate")
+	flag.IntVar(&en.rounds, "iperf-rounds", 11, "rounds of each engine")
+	flag.Float64Var(&en.gate, "iperf-gate", 0, "fail when labctl's median of one TCP stream differs from iperf3's by more than this part, or UDP has loss or another rate")
 	flag.Parse()
 	if *iperf {
 		var err error
