@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"labctl/backends"
+	"labctl/backends/calico"
 	"labctl/backends/catalogue"
 )
 
@@ -13,8 +14,15 @@ import (
 // one before mean nothing to it. The same hosts and containers then show what
 // the backend makes of them.
 func (s *Spec) UseBackend(typ string) error {
-	if len(s.Network) == 0 {
+	switch {
+	case s.Calico != nil && typ == s.Calico.config().Backend():
+		return nil
+	case s.Calico != nil:
+		return fmt.Errorf("backend %s: %s is a Calico lab, whose backend is %s", typ, s.Name, s.Calico.config().Backend())
+	case len(s.Network) == 0:
 		return fmt.Errorf("backend %s: the lab has no network, and its nodes no agents", typ)
+	case typ == calico.Routed:
+		return s.useCalico()
 	}
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(s.Network, &fields); err != nil {
@@ -42,5 +50,25 @@ func (s *Spec) UseBackend(typ string) error {
 		return err
 	}
 	s.Network = raw
+	return nil
+}
+
+// useCalico makes a flannel lab one of Calico's: the network becomes the pool,
+// its subnets become blocks, and bridges go.
+func (s *Spec) useCalico() error {
+	n, err := backends.ParseNetwork(s.Network)
+	if err != nil {
+		return err
+	}
+	for _, node := range s.Nodes {
+		if node.Agent != nil {
+			return fmt.Errorf("backend %s: %s runs an agent of its own, which speaks flannel's contract", calico.Routed, node.Name)
+		}
+	}
+	s.Network, s.LeaseTTL = nil, 0
+	s.Calico = &CalicoSpec{Pool: n.Network, BlockSize: n.SubnetLen, NATOutgoing: On}
+	for i := range s.Nodes {
+		s.Nodes[i].Bridge, s.Nodes[i].Wiring = "", ""
+	}
 	return nil
 }

@@ -18,6 +18,7 @@ nodes: {node1: {}, node2: {}}
 		{"vxlan", 1450, ""},
 		{"host-gw", 1500, ""},
 		{"HOST-GW", 1500, ""},
+		{"calico-routed", 1500, ""},
 		{"gre", 0, `"gre" is unknown; use one of host-gw`},
 	} {
 		t.Run(tt.backend, func(t *testing.T) {
