@@ -62,7 +62,7 @@ holds, 4 when it cannot be told.`,
 	s.StringSliceVar(&f.backends, "backends", nil, "what to compare: flannel's types, built-in labs, files (default: all types)")
 	s.StringSliceVar(&f.metrics, "metrics", bench.DefaultMeasurements(), "what to measure, or all: "+strings.Join(bench.Names(f.settings), ", "))
 	s.StringSliceVar(&f.offload, "offload", nil, "on, off or both: the offloads of all links (default: as in the lab file)")
-	s.DurationVar(&f.budget, "budget", 0, "time to measure (default: 1m for four backends and two metrics, more for more)")
+	s.DurationVar(&f.budget, "budget", 0, "time to measure (default: 70s for four backends and two metrics, in proportion for others)")
 	s.Float64Var(&f.settings.TrialSeconds, "trial", f.settings.TrialSeconds, "seconds of a trial")
 	s.IntVarP(&f.settings.Streams, "streams", "P", f.settings.Streams, "streams of the metric with several")
 	s.StringVarP(&f.settings.Congestion, "congestion", "C", f.settings.Congestion, "TCP's congestion control")

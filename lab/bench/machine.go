@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -8,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
 	"labctl/lab"
 )
 
@@ -59,6 +61,21 @@ func told(path string) string {
 		return ""
 	}
 	return strings.TrimSpace(string(b))
+}
+
+// allowedProcessors are those that this process may run on.
+func allowedProcessors() ([]int, error) {
+	var set unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &set); err != nil {
+		return nil, fmt.Errorf("processors: %w", err)
+	}
+	var all []int
+	for i := 0; len(all) < set.Count(); i++ {
+		if set.IsSet(i) {
+			all = append(all, i)
+		}
+	}
+	return all, nil
 }
 
 // megahertz is the processors' clock now, on average; 0 where it is not told.

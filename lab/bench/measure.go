@@ -133,7 +133,7 @@ func takeTCP(name string, streams int) func(context.Context, *run, *target, time
 		}
 		var before, after usage
 		var uerr error
-		p := iperf.Params{Duration: length, Omit: ramp, Interval: max(length, ramp), Streams: streams, Congestion: r.result.Settings.Congestion, Rest: t.Slow}
+		p := iperf.Params{Duration: length, Omit: ramp, Interval: max(length, ramp), Streams: streams, Congestion: r.result.Settings.Congestion, Rest: t.Slow, Pin: r.processors}
 		rep, err := iperf.Run(ctx, t.from, t.to, p, nil, func(i iperf.Interval) {
 			u, err := readUsage(agents)
 			if err != nil {
@@ -221,6 +221,11 @@ func (r *run) requests(ctx context.Context, t *target, p iperf.RequestParams, le
 		return nil, err
 	}
 	p.Duration, p.Omit, p.Bytes, p.Congestion = length, ramp, r.result.Settings.RequestBytes, r.result.Settings.Congestion
+	if len(r.processors) > 0 {
+		// One for both: to wake an idle processor takes longer than the path, and
+		// whether it has to be is chance.
+		p.Pin = r.processors[:1]
+	}
 	if t.Slow > 0 {
 		p.Drag = t.Slow / (1 - t.Slow)
 	}
@@ -269,7 +274,7 @@ const (
 // round before: up until one is lost, or down until one is not.
 func takePackets(ctx context.Context, r *run, t *target, length time.Duration) (map[string]float64, error) {
 	try := func(rate float64) (float64, bool, error) {
-		p := iperf.Params{UDP: true, Duration: length, Interval: length, Streams: 1, Length: packetBytes, Rate: uint64(rate * packetBytes * 8)}
+		p := iperf.Params{UDP: true, Duration: length, Interval: length, Streams: 1, Length: packetBytes, Rate: uint64(rate * packetBytes * 8), Pin: r.processors}
 		rep, err := iperf.Run(ctx, t.from, t.to, p, nil, nil)
 		if err != nil {
 			return 0, false, err

@@ -43,6 +43,8 @@ type run struct {
 	targets    []*target
 	begun      time.Time
 	budget     time.Duration
+	allowed    []int // processors that we may use
+	processors []int // of this round's threads, the same for all variants; none on a machine with one
 	used       usage // in trials
 	mhz        []float64
 	rates      map[string]float64    // pps: of the round before
@@ -65,8 +67,8 @@ func Cost(entries []Entry, s Settings) (least, most time.Duration, err error) {
 	for _, m := range chosen {
 		for _, e := range entries {
 			rounds := m.rounds(e.Kind, s)
-			if !m.once {
-				rounds++ // the warm-up
+			if rounds > 0 && !m.once {
+				least += m.length(min(trial, warmUp))
 				more = true
 			}
 			least += time.Duration(rounds) * m.length(trial)
@@ -79,9 +81,9 @@ func Cost(entries []Entry, s Settings) (least, most time.Duration, err error) {
 	return least, most, nil
 }
 
-// DefaultBudget is what a run may take that has no other: a minute for four
-// contestants and two measurements, and as much as the least rounds take and a
-// third more, for others.
+// DefaultBudget is what a run may take that has no other: 70 s for four
+// contestants and two measurements, of which the baselines take 10, and in
+// proportion for others; but at least what the least rounds take.
 func DefaultBudget(entries []Entry, s Settings) (time.Duration, error) {
 	contestants := 0
 	for _, e := range entries {
@@ -90,8 +92,9 @@ func DefaultBudget(entries []Entry, s Settings) (time.Duration, error) {
 		}
 	}
 	least, _, err := Cost(entries, s)
-	const each = 7500 * time.Millisecond
-	return max(time.Duration(contestants*len(s.Measurements))*each, least+least/3), err
+	chosen, cerr := choose(s)
+	const each = 8750 * time.Millisecond
+	return max(time.Duration(contestants*len(chosen))*each, least), errors.Join(err, cerr)
 }
 
 // length is about how long a trial takes.
@@ -192,6 +195,10 @@ func cut(key string) (measurement, variant string, ok bool) {
 // measure is the warm-up and the rounds.
 func (r *run) measure(ctx context.Context, chosen []measurement) error {
 	r.begun = time.Now()
+	var err error
+	if r.allowed, err = allowedProcessors(); err != nil {
+		return err
+	}
 	all := make([]state, len(chosen))
 	for i, m := range chosen {
 		all[i] = state{name: m.name, least: m.rounds(Contestant, r.result.Settings), once: m.once}
@@ -241,6 +248,10 @@ const warmUp = 100 * time.Millisecond
 
 // round measures every variant once, in random order. Round 0 is the warm-up.
 func (r *run) round(ctx context.Context, m measurement, round int) error {
+	if n := len(r.allowed); n > 1 {
+		// Each has its turn, as they are not alike: interrupts go to some.
+		r.processors = append(slices.Clone(r.allowed[round%n:]), r.allowed[:round%n]...)
+	}
 	var takers []*target
 	for _, t := range r.targets {
 		switch rounds := m.rounds(t.Kind, r.result.Settings); {

@@ -51,7 +51,7 @@ func (s *running) up(ctx context.Context, entries []Entry) ([]*target, error) {
 		}
 		wg.Go(func() {
 			spec := *e.File.Spec
-			if errs[i] = spec.Rename(trial.FreshName("bench-" + spec.Name)); errs[i] != nil {
+			if errs[i] = spec.Rename(trial.FreshName(spec.Name)); errs[i] != nil {
 				return
 			}
 			plan, err := lab.NewPlan(&spec, lab.ThisMachine())

@@ -39,6 +39,20 @@ nodes:
   node2: {subnet: 10.244.2.0/24}
 `
 
+// others are the same topology under what is not one of flannel's backends: a
+// lab file each, by the name of the variant.
+var others = []struct{ name, about, text string }{
+	{"calico-routed", "hosts that route; containers have a /32 and no bridge, nothing is wrapped", `name: bench-calico
+about: Two hosts on one switch, with one container each.
+calico: {pool: 10.244.0.0/16, blockSize: 24}
+segments: {lan: {subnet: 192.168.50.0/24}}
+internet: {subnet: 203.0.113.0/24}     # hosts answer ARP for a gateway only when they have a default route themselves
+nodes:
+  node1: {subnet: 10.244.1.0/24}
+  node2: {subnet: 10.244.2.0/24}
+`},
+}
+
 // baselines show what the machine can do: without any container network.
 const baselines = `name: baseline
 about: Two hosts with a router between them, no container network.
@@ -54,7 +68,7 @@ nodes:
 // Choice is what is to be compared.
 type Choice struct {
 	Topologies []File   // none: Topology
-	Backends   []string // types of flannel's, or whatever Read knows; none: all types, or with topologies their own
+	Backends   []string // types of flannel's, names of others, or whatever Read knows; none: all, or with topologies their own
 	Offload    []bool   // none: as the files have it
 	From, To   string   // endpoints of each lab; "": the first containers of the first two hosts that have one
 	Null       string   // the contestant of which a second lab runs along; "": the first
@@ -133,7 +147,7 @@ func (c Choice) contestants() ([]Entry, error) {
 		if err != nil {
 			return nil, err
 		}
-		topologies = []File{{Name: "two hosts on one switch", Spec: spec, Data: []byte(Topology)}}
+		topologies = []File{{Name: twoHosts, Spec: spec, Data: []byte(Topology)}}
 	}
 	backends := c.Backends
 	if len(backends) == 0 {
@@ -147,16 +161,19 @@ func (c Choice) contestants() ([]Entry, error) {
 		for _, i := range catalogue.All() {
 			backends = append(backends, i.Type)
 		}
+		for _, o := range others {
+			backends = append(backends, o.name)
+		}
 	}
 	var all []Entry
 	for _, b := range backends {
 		about, flannels := flannelBackend(b)
 		if !flannels {
-			f, err := c.Read(b)
+			e, err := c.other(b)
 			if err != nil {
 				return nil, err
 			}
-			all = append(all, entry(f.Spec.Name, f))
+			all = append(all, e)
 			continue
 		}
 		for _, f := range topologies {
@@ -175,6 +192,29 @@ func (c Choice) contestants() ([]Entry, error) {
 		}
 	}
 	return all, nil
+}
+
+// twoHosts is what the topology is called where no lab is named.
+const twoHosts = "two hosts on one switch"
+
+// other is a contestant that is no backend of flannel's.
+func (c Choice) other(name string) (Entry, error) {
+	for _, o := range others {
+		if o.name == name && len(c.Topologies) == 0 {
+			spec, err := lab.Parse(name+".yaml", []byte(o.text))
+			if err != nil {
+				return Entry{}, err
+			}
+			e := entry(name, File{Name: twoHosts, Spec: spec, Data: []byte(o.text)})
+			e.About = o.about
+			return e, nil
+		}
+	}
+	f, err := c.Read(name)
+	if err != nil {
+		return Entry{}, err
+	}
+	return entry(f.Spec.Name, f), nil
 }
 
 func flannelBackend(name string) (about string, ok bool) {

@@ -21,6 +21,10 @@ type Params struct {
 	// Rest is the part of the time that a TCP sender rests, with nothing under
 	// way: a known slowness, to see whether it is found.
 	Rest float64
+	// Pin are processors for the threads, in turn: the first stream's sender,
+	// then its receiver, the second's sender beside that. None: wherever the
+	// kernel likes.
+	Pin []int
 }
 
 // DefaultUDPRate is iperf3's: a test of UDP must not flood by accident.

@@ -29,6 +29,9 @@ type RequestParams struct {
 	// Drag makes each longer by so large a part of its time: a known slowness,
 	// to see whether it is found.
 	Drag float64
+	// Pin are the processors of who asks and who answers. None: wherever the
+	// kernel likes.
+	Pin []int
 }
 
 // Requests are the answered ones.
@@ -79,14 +82,15 @@ func (p RequestParams) run(ctx context.Context, begun, hangUp func(), server, as
 	served := make(chan error, 1)
 	asked := make(chan error, 1)
 	r := &Requests{}
+	threads := Params{Pin: p.Pin}
 	go func() {
 		var failed error
-		onThread(start, server, func(err error) { failed = err })
+		onThread(start, threads.processor(1), server, func(err error) { failed = err })
 		served <- failed
 	}()
 	go func() {
 		var failed error
-		onThread(start, func() error { return p.ask(ctx, r, begun, ask) }, func(err error) { failed = err })
+		onThread(start, threads.processor(0), func() error { return p.ask(ctx, r, begun, ask) }, func(err error) { failed = err })
 		asked <- failed
 	}()
 	hung := make(chan struct{})

@@ -18,6 +18,7 @@ func TestRunRequests(t *testing.T) {
 		{"one after the other", RequestParams{}},
 		{"the first part omitted", RequestParams{Omit: 50 * time.Millisecond, Congestion: "cubic"}},
 		{"at a rate", RequestParams{Rate: 500}},
+		{"pinned", RequestParams{Pin: []int{0, 0}}},
 		{"connections", RequestParams{Connect: true}},
 		{"connections at a rate", RequestParams{Connect: true, Rate: 300, Congestion: "cubic"}},
 	} {

@@ -2,6 +2,7 @@ package iperf
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"runtime"
 	"sync"
@@ -45,16 +46,34 @@ func (s *stream) start(begin <-chan struct{}) {
 	}
 	s.wg.Go(func() {
 		defer close(s.allSent)
-		s.sender = onThread(begin, send, s.fail)
+		s.sender = onThread(begin, s.params.processor(s.id-1), send, s.fail)
 	})
-	s.wg.Go(func() { s.receiver = onThread(begin, receive, s.fail) })
+	s.wg.Go(func() { s.receiver = onThread(begin, s.params.processor(s.id), receive, s.fail) })
+}
+
+// anywhere is the processor of threads that are not pinned.
+const anywhere = -1
+
+// processor is that of the i-th thread.
+func (p Params) processor(i int) int {
+	if len(p.Pin) == 0 {
+		return anywhere
+	}
+	return p.Pin[i%len(p.Pin)]
 }
 
 // onThread runs f on a thread of its own, which ends with it, and returns the
 // CPU time that f took.
-func onThread(begin <-chan struct{}, f func() error, fail func(error)) time.Duration {
+func onThread(begin <-chan struct{}, cpu int, f func() error, fail func(error)) time.Duration {
 	runtime.LockOSThread() // and never unlock: its timer slack is changed
 	exactTimer()
+	if cpu != anywhere {
+		var set unix.CPUSet
+		set.Set(cpu)
+		if err := unix.SchedSetaffinity(0, &set); err != nil {
+			fail(fmt.Errorf("processor %d: pin a thread: %w", cpu, err))
+		}
+	}
 	<-begin
 	from := threadTime()
 	if err := f(); err != nil {
