@@ -12,7 +12,7 @@ import (
 func HTML(r *Result, a *Analysis) string {
 	var b strings.Builder
 	title := "labctl bench: " + r.Settings.Topology
-	fmt.Fprintf(&b, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<link rel=\"icon\" href=\"data:,\">\n<title>%s</title>\n<style>%s</style>\n</head>\n<body>\n<h1>%s</h1>\n", html.EscapeString(title), style, html.EscapeString(title))
+	fmt.Fprintf(&b, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n<link rel=\"icon\" href=\"data:,\"/>\n<title>%s</title>\n<style>%s</style>\n</head>\n<body>\n<h1>%s</h1>\n", html.EscapeString(title), style, html.EscapeString(title))
 	for _, l := range Headline(r, a) {
 		class := ""
 		if strings.HasPrefix(l, "NOISY") || strings.HasPrefix(l, "INCOMPLETE") {
