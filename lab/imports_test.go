@@ -192,7 +192,7 @@ func TestNamespacesAreEnteredInOnePlace(t *testing.T) {
 	cloning := []string{"lab/up.go", "nodes/nodestest/nodestest.go"}
 	// Of package netlink only what touches no kernel, or asks for a handle on a
 	// namespace that was named.
-	harmless := []string{"NewHandle", "NewHandleAt", "NewVeth", "NewLinkAttrs", "NeighDeserialize", "NewBridge"}
+	harmless := []string{"NewHandle", "NewHandleAt", "NewVeth", "NewLinkAttrs", "NeighDeserialize", "NewBridge", "NewNetem"}
 	// Types that are converted to look like calls.
 	types := []string{"RouteProtocol", "NsFd", "NsPid", "Scope"}
 	tr := readTree(t)

@@ -55,7 +55,7 @@ func makeOrder(l Link) int {
 // links makes the links what the State says.
 func (p *pass) links() {
 	before := len(p.done)
-	if lo := p.byName["lo"]; lo != nil && lo.Attrs().Flags&net.FlagUp == 0 {
+	if lo := p.byName["lo"]; lo != nil && lo.Attrs().Flags&net.FlagUp == 0 && !p.down["lo"] {
 		p.do(Change{Modify, "link", "lo", "down, want up"}, "set link up", func() error {
 			return p.r.h.LinkSetUp(lo)
 		})
@@ -174,7 +174,9 @@ func (p *pass) create(l Link) error {
 	a, _ := attrsOf(l)
 	base := netlink.NewLinkAttrs()
 	base.Name, base.MTU, base.HardwareAddr = a.Name, a.MTU, a.MAC
-	base.Flags |= net.FlagUp
+	if !p.down[a.Name] {
+		base.Flags |= net.FlagUp
+	}
 	var master netlink.Link
 	if a.Master != "" {
 		if master = p.byName[a.Master]; master == nil {
@@ -325,7 +327,7 @@ func (p *pass) attrs(a LinkAttrs, cur netlink.Link) {
 			return h.LinkSetMaster(cur, m)
 		}, "master %s, want %s", cmp.Or(master, "none"), a.Master)
 	}
-	if have.Flags&net.FlagUp == 0 {
+	if have.Flags&net.FlagUp == 0 && !p.down[a.Name] {
 		modify("set link up", func() error { return h.LinkSetUp(cur) }, "down, want up")
 	}
 	if a.NoOffload && p.round == 0 && !p.r.plain[have.Index] {

@@ -34,8 +34,9 @@ type pass struct {
 	r         *Reconciler
 	ctx       context.Context
 	want      State
-	dry       bool // look only
-	first     bool // no pass has been applied before
+	down      map[string]bool // devices that are off on purpose
+	dry       bool            // look only
+	first     bool            // no pass has been applied before
 	exclusive map[string]bool
 	tablesOK  bool // the nftables tables are known to be untouched
 	// knowNeighbours: r.neighbours holds, nobody has reported a change.

@@ -67,6 +67,7 @@ type Reconciler struct {
 	wantErr  error // what Check said about it
 	set      uint64
 	held     bool
+	keepDown map[string]bool // devices that are off on purpose
 	report   Report
 	interest interest
 	monitor  *monitor     // nil until Watch
@@ -190,6 +191,30 @@ func (r *Reconciler) Hold(on bool) {
 	notify(r.wake)
 }
 
+// KeepDown names the devices that somebody has switched off on purpose, whole:
+// they are neither switched on again nor counted as drift, and what the kernel
+// takes away with them (routes, neighbours) is not missed, until another call
+// leaves them out.
+func (r *Reconciler) KeepDown(devs []string) {
+	r.mu.Lock()
+	r.keepDown = map[string]bool{}
+	for _, d := range devs {
+		r.keepDown[d] = true
+	}
+	r.mu.Unlock()
+	notify(r.wake)
+}
+
+// without is the State that can be while devices are off.
+func (s State) without(down map[string]bool) State {
+	if len(down) == 0 {
+		return s
+	}
+	s.Routes = slices.DeleteFunc(slices.Clone(s.Routes), func(r Route) bool { return down[r.Dev] })
+	s.Neighbours = slices.DeleteFunc(slices.Clone(s.Neighbours), func(n Neighbour) bool { return down[n.Dev] })
+	return s
+}
+
 // Apply does one pass now and returns what it changed.
 func (r *Reconciler) Apply(ctx context.Context) (Diff, error) {
 	p, err := r.pass(ctx, true, false)
@@ -239,7 +264,7 @@ func (r *Reconciler) pass(ctx context.Context, apply, tablesOK bool) (*pass, err
 		return nil, fmt.Errorf("%s: reconciler is closed", r.ns.name)
 	}
 	r.mu.Lock()
-	want, wantErr, gen := r.want, r.wantErr, r.set
+	want, wantErr, gen, down := r.want.without(r.keepDown), r.wantErr, r.set, r.keepDown
 	if !r.watched {
 		clear(r.plain)
 	}
@@ -254,7 +279,7 @@ func (r *Reconciler) pass(ctx context.Context, apply, tablesOK bool) (*pass, err
 		return nil, nil
 	}
 	p := &pass{
-		r: r, ctx: ctx, want: want, dry: !apply, first: r.first, tablesOK: tablesOK,
+		r: r, ctx: ctx, want: want, down: down, dry: !apply, first: r.first, tablesOK: tablesOK,
 		exclusive: map[string]bool{}, noDevice: map[string]bool{}, fresh: map[string]bool{},
 		knowNeighbours: known,
 	}

@@ -241,8 +241,8 @@ func (p *pass) route(w kroute, hops []Hop, list []listedRoute) {
 // connect puts one of the kernel's own routes back.
 func (p *pass) connect(c Route, list []listedRoute) {
 	link := p.byName[c.Dev]
-	if link == nil {
-		return // told with the address
+	if link == nil || p.down[c.Dev] {
+		return // told with the address, or gone on purpose
 	}
 	for _, r := range list {
 		if r.dev == c.Dev && !r.via.IsValid() && r.kind == unix.RTN_UNICAST {

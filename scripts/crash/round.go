@@ -121,7 +121,7 @@ func (r round) play(w *world) (faults []string) {
 		out, code, err := w.run(r.user, "up", "/run/work/lab.yaml")
 		if differs := r.op.other && code == 2; err != nil || code != 0 && !differs {
 			fail("labctl up after it: exit status %d, %v: %s", code, err, out)
-		} else if code == 0 && r.op.name != "node kill" {
+		} else if code == 0 && r.op.name != "node kill" && !r.op.other {
 			must("ping", "node1.c1", "node2.c1", "-c", "1")
 		}
 	}
@@ -153,7 +153,7 @@ func (w *world) downAll() (faults []string) {
 			}
 		}
 		_ = cmd.Process.Kill() // it may have ended
-		_ = cmd.Wait() // by that signal
+		_ = cmd.Wait()         // by that signal
 		if out, code, err := w.run(u, "down", "--all"); err != nil || code != 0 {
 			faults = append(faults, fmt.Sprintf("%s: down --all: exit status %d, %v: %s", u.name, code, err, out))
 		}

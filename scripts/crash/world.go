@@ -38,13 +38,15 @@ const ordinary = 54321
 // newWorld makes the namespaces that the program is in a machine with other
 // people's things on it.
 func newWorld(labctl string) (*world, error) {
-	if err := syscall.Mount("tmpfs", "/run", "tmpfs", 0, "mode=755"); err != nil {
-		return nil, fmt.Errorf("/run: %w", err)
-	}
 	w := &world{labctl: "/run/bin/labctl", users: []user{{"root", 0, "/run/user0"}}}
 	program, err := os.ReadFile(labctl)
 	if err != nil {
 		return nil, err
+	}
+	for dir, mode := range map[string]string{"/run": "mode=755", "/tmp": "mode=1777"} {
+		if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, mode); err != nil {
+			return nil, fmt.Errorf("%s: %w", dir, err)
+		}
 	}
 	if b, err := os.ReadFile("/proc/self/uid_map"); err == nil && len(strings.Fields(string(b))) == 3 && strings.Fields(string(b))[2] != "1" {
 		w.users = append(w.users, user{"user", ordinary, "/run/user1"})
@@ -217,13 +219,9 @@ func (w *world) network(seen map[string]string) error {
 	return nil
 }
 
-// files looks at all of /run, and at the directories that labctl has in /tmp.
+// files looks at all of /run and /tmp.
 func files(seen map[string]string) error {
-	roots, err := filepath.Glob("/tmp/labctl*")
-	if err != nil {
-		return err
-	}
-	for _, root := range append(roots, "/run") {
+	for _, root := range []string{"/run", "/tmp"} {
 		err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 			if err != nil {
 				return err
