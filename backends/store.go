@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/connectivity"
 )
@@ -207,6 +208,24 @@ func (s *Store) list(ctx context.Context, before map[string]entry) (map[string]e
 		entries[key] = decodeEntry(s.subnetsKey(), kv, before[key])
 	}
 	return entries, head{resp.Header.Revision, resp.Header.ClusterId}, nil
+}
+
+// Compact makes the store forget all revisions but the one of now: watchers
+// that are behind have to list anew.
+func (s *Store) Compact(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	resp, err := s.client.Get(ctx, s.configKey())
+	if err == nil {
+		_, err = s.client.Compact(ctx, resp.Header.Revision, clientv3.WithCompactPhysical())
+	}
+	if errors.Is(err, rpctypes.ErrCompacted) {
+		return nil // nothing has happened since the last time
+	}
+	if err != nil {
+		return fmt.Errorf("compact: %w", err)
+	}
+	return nil
 }
 
 // get reads one subnet's key; nil when there is none.

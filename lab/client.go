@@ -181,15 +181,16 @@ func (c *Client) Watch(ctx context.Context, f func(Event) bool) error {
 	}
 }
 
-// Fault holds or releases nodes.
-func (c *Client) Fault(ctx context.Context, f FaultRequest) error {
-	conn, done, err := c.call(ctx, Request{Fault: &f})
+// Fault does a fault, in the words of labctl fault, and returns those that
+// last. Without words it only returns them.
+func (c *Client) Fault(ctx context.Context, words ...string) ([]ActiveFault, error) {
+	conn, done, err := c.call(ctx, Request{Fault: &FaultRequest{Words: words}})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer done()
-	_, _, err = c.receive(ctx, conn)
-	return err
+	r, _, err := c.receive(ctx, conn)
+	return r.Faults, err
 }
 
 // Tables asks what endpoints decide by where packets go; all of them and the

@@ -10,7 +10,7 @@ type Request struct {
 	Plan   *struct{}      `json:"plan,omitempty"`   // answered by one Response with Plan
 	Exec   *ExecRequest   `json:"exec,omitempty"`
 	Socket *SocketRequest `json:"socket,omitempty"`
-	Fault  *FaultRequest  `json:"fault,omitempty"`  // answered by one empty Response
+	Fault  *FaultRequest  `json:"fault,omitempty"`  // answered by one Response with Faults
 	Node   *NodeRequest   `json:"node,omitempty"`   // answered by one Response with Node
 	Tables *TablesRequest `json:"tables,omitempty"` // answered by one Response with Tables
 }
@@ -46,13 +46,6 @@ type TablesRequest struct {
 	Endpoints []string `json:"endpoints"` // empty: all there are, segments included
 }
 
-// FaultRequest holds or releases nodes.
-type FaultRequest struct {
-	Hold    bool     `json:"hold,omitempty"`
-	Release bool     `json:"release,omitempty"`
-	Nodes   []string `json:"nodes"` // empty: all
-}
-
 // Response is what the supervisor answers.
 type Response struct {
 	Status  *Status                  `json:"status,omitempty"`
@@ -62,6 +55,7 @@ type Response struct {
 	Exit    *Exit                    `json:"exit,omitempty"`
 	Node    *NodeResult              `json:"node,omitempty"`
 	Tables  map[string]*nodes.Tables `json:"tables,omitempty"`
+	Faults  []ActiveFault            `json:"faults,omitempty"`
 	Error   string                   `json:"error,omitempty"`
 	Kind    FailureKind              `json:"kind,omitempty"`
 	Cure    string                   `json:"cure,omitempty"`

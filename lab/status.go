@@ -36,6 +36,8 @@ type Status struct {
 	Etcd          *EtcdStatus     `json:"etcd,omitempty"`
 	Nodes         []NodeStatus    `json:"nodes"`
 	Processes     []ProcessStatus `json:"processes"`
+	// Faults are those of labctl fault that last.
+	Faults []ActiveFault `json:"faults,omitempty"`
 	// StaticNeighbours is true when underlay neighbours were set beforehand so
 	// that the lab does not fill the machine's neighbour table.
 	StaticNeighbours bool `json:"staticNeighbours"`

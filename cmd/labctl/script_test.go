@@ -51,6 +51,8 @@ func TestScripts(t *testing.T) {
 			case "tun":
 				_, err := os.Stat("/dev/net")
 				return err == nil, nil
+			case "netem":
+				return exec.Command("unshare", "-Urn", "tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms").Run() == nil, nil
 			}
 			return false, fmt.Errorf("condition %s: not known", cond)
 		},

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"reflect"
+	"slices"
 	"sync"
 	"time"
 
@@ -172,6 +173,7 @@ func Run(ctx context.Context, c Config) error {
 	a.mu.Lock()
 	a.reconciler = r
 	r.Hold(a.order.Hold)
+	r.KeepDown(a.order.Down)
 	a.mu.Unlock()
 	wg.Go(func() {
 		if err := a.reconciler.Run(ctx); err != nil && ctx.Err() == nil {
@@ -216,9 +218,13 @@ func (a *Agent) obey(store chan<- struct{}) {
 			return
 		}
 		a.mu.Lock()
+		was := a.order
 		a.order = o
 		if a.reconciler != nil {
 			a.reconciler.Hold(o.Hold)
+			if !slices.Equal(was.Down, o.Down) {
+				a.reconciler.KeepDown(o.Down)
+			}
 		}
 		if o.Ask != a.report.Answered {
 			a.report.Traffic, a.report.Answered = a.system.traffic(), o.Ask

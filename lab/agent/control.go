@@ -66,6 +66,8 @@ type Order struct {
 	Hosts int `json:"hosts"`
 	// Hold stops healing.
 	Hold bool `json:"hold"`
+	// Down are devices that are switched off on purpose.
+	Down []string `json:"down,omitempty"`
 	// Containers are the host's. In a Calico network the agent gives each an
 	// address: the one that it has here, or any.
 	Containers []Container `json:"containers,omitempty"`

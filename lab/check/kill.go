@@ -7,7 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"labctl/lab"
 )
 
@@ -24,20 +23,19 @@ func (r *Runner) kill(ctx context.Context, c lab.KillCheck) (expected string, er
 	if c.Expect == lab.ExpectFail {
 		expected = "no answer without an agent on " + c.Agent
 	}
-	hold := lab.FaultRequest{Hold: true, Nodes: []string{c.Agent}}
-	if err := r.client.Fault(ctx, hold); err != nil {
+	if _, err := r.client.Fault(ctx, string(lab.HoldFault), c.Agent); err != nil {
 		return expected, err
 	}
 	defer func() {
 		// Checks that follow find the lab as this one did, however this ended.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), aftermath)
 		defer cancel()
-		release := lab.FaultRequest{Release: true, Nodes: hold.Nodes}
-		err = errors.Join(err, r.client.Fault(ctx, release), r.wait(ctx, func(st *lab.Status, n lab.NodeStatus) bool {
+		_, rerr := r.client.Fault(ctx, string(lab.ReleaseFault), c.Agent)
+		err = errors.Join(err, rerr, r.wait(ctx, func(st *lab.Status, n lab.NodeStatus) bool {
 			return n.AgentPid != 0 && st.State == lab.Ready
 		}, c.Agent))
 	}()
-	if err := r.killAgent(ctx, c.Agent); err != nil {
+	if _, err := r.client.Fault(ctx, string(lab.KillFault), c.Agent); err != nil {
 		return expected, err
 	}
 	if err := r.wait(ctx, func(_ *lab.Status, n lab.NodeStatus) bool { return n.AgentPid == 0 }, c.Agent); err != nil {
@@ -56,39 +54,6 @@ func (r *Runner) kill(ctx context.Context, c lab.KillCheck) (expected string, er
 		}
 	}
 	return expected, nil
-}
-
-// killAgent sends SIGKILL to the agent of a node, and to no other process.
-func (r *Runner) killAgent(ctx context.Context, node string) error {
-	pid := func() (int, error) {
-		_, n, err := r.node(ctx, node)
-		if err == nil && n.AgentPid == 0 {
-			err = errors.New(node + ": its agent does not run")
-		}
-		return n.AgentPid, err
-	}
-	before, err := pid()
-	if err != nil {
-		return err
-	}
-	fd, err := unix.PidfdOpen(before, 0)
-	if err != nil {
-		return fmt.Errorf("%s: agent %d: %w", node, before, err)
-	}
-	defer unix.Close(fd)
-	// The descriptor stands for one process; if the number is the agent's still,
-	// it is the agent.
-	now, err := pid()
-	if err != nil {
-		return err
-	}
-	if now != before {
-		return fmt.Errorf("%s: agent %d: ended by itself", node, before)
-	}
-	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil {
-		return fmt.Errorf("%s: agent %d: kill: %w", node, before, err)
-	}
-	return nil
 }
 
 func (r *Runner) node(ctx context.Context, name string) (*lab.Status, lab.NodeStatus, error) {

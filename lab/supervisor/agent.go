@@ -43,6 +43,7 @@ func (s *Supervisor) newAgent(h *host) (*agentProcess, error) {
 		env:  append(os.Environ(), agent.ControlFD+"=3"),
 	}
 	a.started = func(c *rpc.Conn) {
+		s.resumed(h.plan.Name)
 		s.mu.Lock()
 		a.conn = c
 		a.report.Phase = "" // what the one before it said holds no longer
@@ -73,9 +74,10 @@ func (s *Supervisor) newAgent(h *host) (*agentProcess, error) {
 
 // order tells an agent how things are to be. The caller holds mu.
 func (s *Supervisor) order(h *host) {
-	if h.agent != nil && h.agent.conn != nil {
-		// An agent that is dead hears it when it starts again.
-		o := agent.Order{Store: s.etcdReady, Hosts: s.running(), Hold: h.held, Ask: s.asked}
+	// One that is dead hears it when it starts again, one that is paused and
+	// does not read when it goes on.
+	if h.agent != nil && h.agent.conn != nil && !s.paused(h.plan.Name) {
+		o := agent.Order{Store: s.etcdReady, Hosts: s.running(), Hold: h.held, Down: h.down, Ask: s.asked}
 		for _, c := range h.containers {
 			o.Containers = append(o.Containers, agent.Container{Name: c.plan.Name, Dev: c.plan.Port, Addr: c.plan.Addr})
 		}
@@ -97,10 +99,13 @@ func (s *Supervisor) reported(h *host, r agent.Report) {
 		}
 		s.emitLocked(lab.Event{Error: what, Kind: lab.Unable, Cure: cure})
 	}
-	rewire := h.joint.stale(h, r)
+	rewire, impaired := h.joint.stale(h, r), len(s.faults) > 0
 	s.mu.Unlock()
 	if rewire {
 		s.rewire(h)
+	}
+	if impaired {
+		s.impairAgain(h.endpoint) // the agent's devices may be new
 	}
 	s.poke()
 }

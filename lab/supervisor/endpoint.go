@@ -26,6 +26,7 @@ type endpoint struct {
 	ns         *nodes.Namespace
 	inode      uint64
 	reconciler *nodes.Reconciler
+	impairer   *nodes.Impairer
 	web        *http.Server // behind the ports that it serves
 	cancel     context.CancelFunc
 	wg         sync.WaitGroup // the reconciler's goroutines and the server's
@@ -62,7 +63,7 @@ func (s *Supervisor) open(names []string) error {
 			if err := r.Watch(); err != nil {
 				return errors.Join(err, r.Close())
 			}
-			made[names[i]] = &endpoint{name: names[i], ns: ns, inode: inode, reconciler: r, web: newWeb(), cancel: func() {}}
+			made[names[i]] = &endpoint{name: names[i], ns: ns, inode: inode, reconciler: r, impairer: nodes.NewImpairer(ns), web: newWeb(), cancel: func() {}}
 		}
 		if err := checkFree(links); err != nil {
 			return err
@@ -186,6 +187,7 @@ func (s *Supervisor) mind(ctx context.Context, e *endpoint) {
 			case <-ctx.Done():
 				return
 			case <-e.reconciler.Changed():
+				s.impairAgain(e)
 				s.poke()
 			}
 		}

@@ -56,7 +56,10 @@ func (s *Supervisor) newEtcd() (*process, error) {
 		}
 		s.poke()
 	}
-	p.ended = func() { ready(false) }
+	p.ended = func() {
+		s.resumed(etcdName) // it is dead
+		ready(false)
+	}
 	p.message = func(c *rpc.Conn) error {
 		for {
 			var r etcd.Ready

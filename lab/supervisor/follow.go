@@ -72,7 +72,8 @@ func (s *Supervisor) evaluate(ctx context.Context) {
 			state = lab.Held
 		}
 	}
-	if len(reasons) > 0 && state != lab.Held {
+	broken := slices.ContainsFunc(s.faults, func(f fault) bool { return f.Kind != lab.HoldFault })
+	if (len(reasons) > 0 || broken) && state != lab.Held {
 		state = lab.Degraded
 	}
 	if state != s.state {

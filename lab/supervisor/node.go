@@ -244,7 +244,8 @@ func (n *nodeChange) remove(ctx context.Context, old *lab.Plan, h *host) error {
 		a.end(agentGrace)
 		errs = append(errs, n.forget(ctx, h.plan))
 	}
-	errs = append(errs, n.dismantle(ctx, h, true), n.extend(ext),
+	n.forgetFaults(h)
+	errs = append(errs, n.dismantle(ctx, h, true), n.extend(ext), n.impair(),
 		os.RemoveAll(n.dir.Node(h.plan.Name)), os.RemoveAll(n.dir.Log(h.plan.Name)))
 	if old.Neighbours.Static || ext.Plan.Neighbours.Static {
 		errs = append(errs, n.settle(ctx, true))

@@ -40,7 +40,13 @@ func (n *nodeChange) bring(ctx context.Context, p lab.NodePlan, index int) error
 	}
 	n.employ(ctx, h)
 	n.await(func() bool { return n.joined(h) })
-	return n.makeContainers(ctx, h)
+	if err := n.makeContainers(ctx, h); err != nil {
+		return err
+	}
+	for _, e := range h.endpoints() {
+		n.impairAgain(e) // faults outlive a power failure
+	}
+	return nil
 }
 
 // employ starts a node's agent, if it has one.

@@ -55,7 +55,8 @@ type process struct {
 	release  chan struct{} // closed when held ends
 	grace    time.Duration // between SIGTERM and SIGKILL when keep's context ends
 	cancel   context.CancelFunc
-	done     chan struct{} // closed when keep has returned
+	done     chan struct{}  // closed when keep has returned
+	child    *nodes.Process // nil while it does not run
 }
 
 // The states of a process in lab.ProcessStatus.
@@ -175,7 +176,8 @@ func (p *process) live(ctx context.Context) error {
 	if err != nil {
 		pid = child.Pid()
 	}
-	p.set(func() { p.state, p.pid = running, pid })
+	p.set(func() { p.state, p.pid, p.child = running, pid, child })
+	defer p.set(func() { p.child = nil })
 	if p.started != nil {
 		p.started(conn)
 	}
@@ -217,7 +219,8 @@ func (p *process) liveAlone(ctx context.Context, log *os.File) error {
 	if err != nil {
 		pid = child.Pid()
 	}
-	p.set(func() { p.state, p.pid = running, pid })
+	p.set(func() { p.state, p.pid, p.child = running, pid, child })
+	defer p.set(func() { p.child = nil })
 	p.started(nil)
 	gone := make(chan struct{})
 	defer close(gone)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"labctl/backends"
 	"labctl/backends/calico"
 	"labctl/lab"
@@ -28,8 +29,8 @@ type taken struct{ error }
 
 func (taken) Is(target error) bool { return target == errTaken }
 
-// store lends a connection to etcd.
-func (s *Supervisor) store(ctx context.Context, f func(ctx context.Context, r registry) error) error {
+// dial lends a connection to etcd.
+func (s *Supervisor) dial(ctx context.Context, f func(ctx context.Context, c *clientv3.Client) error) error {
 	c, err := backends.Access{Endpoints: []string{"unix://" + s.dir.EtcdSocket()}}.Client()
 	if err != nil {
 		return err
@@ -37,10 +38,17 @@ func (s *Supervisor) store(ctx context.Context, f func(ctx context.Context, r re
 	defer c.Close()
 	ctx, cancel := context.WithTimeout(ctx, forgetTimeout)
 	defer cancel()
-	if s.current().Calico != nil {
-		return f(ctx, blocks{calico.NewStore(c)})
-	}
-	return f(ctx, leases{backends.NewStore(c)})
+	return f(ctx, c)
+}
+
+// store lends what the store has of the nodes.
+func (s *Supervisor) store(ctx context.Context, f func(ctx context.Context, r registry) error) error {
+	return s.dial(ctx, func(ctx context.Context, c *clientv3.Client) error {
+		if s.current().Calico != nil {
+			return f(ctx, blocks{calico.NewStore(c)})
+		}
+		return f(ctx, leases{backends.NewStore(c)})
+	})
 }
 
 // leases are flannel's.

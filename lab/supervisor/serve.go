@@ -69,8 +69,9 @@ func (s *Supervisor) answer(ctx context.Context, c *rpc.Conn) {
 			err = c.Send(lab.Response{Tables: tables})
 		}
 	case r.Fault != nil:
-		if err = s.fault(*r.Fault); err == nil {
-			err = c.Send(lab.Response{})
+		var faults []lab.ActiveFault
+		if faults, err = s.inject(ctx, *r.Fault); err == nil {
+			err = c.Send(lab.Response{Faults: faults})
 		}
 	case r.Node != nil:
 		var result *lab.NodeResult
@@ -179,41 +180,6 @@ func (s *Supervisor) endpoint(name string) (*endpoint, error) {
 		cure = "did you mean " + near + "? " + cure
 	}
 	return nil, &lab.Failure{Kind: lab.Usage, Err: fmt.Errorf("%s: no such endpoint in lab %s", name, s.plan.Name), Cure: cure}
-}
-
-// fault holds or releases nodes: their reconcilers, their containers', their
-// agents and the restarting of these.
-func (s *Supervisor) fault(r lab.FaultRequest) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	want := map[string]bool{}
-	for _, n := range r.Nodes {
-		want[n] = true
-	}
-	var chosen []*host
-	for _, h := range s.hosts {
-		if len(r.Nodes) == 0 || want[h.name] {
-			chosen = append(chosen, h)
-			delete(want, h.name)
-		}
-	}
-	for n := range want {
-		_, err := s.plan.FindNode(n)
-		return err
-	}
-	for _, h := range chosen {
-		h.held = r.Hold
-		h.reconciler.Hold(r.Hold)
-		for _, c := range h.containers {
-			c.reconciler.Hold(r.Hold)
-		}
-		if h.agent != nil {
-			h.agent.hold(r.Hold)
-			s.order(h)
-		}
-	}
-	s.poke()
-	return nil
 }
 
 // drifts are the differences of an endpoint for the status.

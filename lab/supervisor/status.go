@@ -17,6 +17,12 @@ func (s *Supervisor) statusLocked() *lab.Status {
 		Nodes: []lab.NodeStatus{}, Processes: []lab.ProcessStatus{},
 		StaticNeighbours: s.plan.Neighbours.Static, Rootless: s.record.Rootless,
 	}
+	for _, f := range s.faults {
+		st.Faults = append(st.Faults, lab.ActiveFault{ID: f.id, Fault: f.String(), Kind: f.Kind, On: f.On, Since: f.since})
+		if f.Kind != lab.HoldFault { // which has a state of its own
+			st.Reasons = append(st.Reasons, "fault: "+f.String())
+		}
+	}
 	if st.Reasons == nil {
 		st.Reasons = []string{}
 	}

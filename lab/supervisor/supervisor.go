@@ -32,7 +32,11 @@ type Supervisor struct {
 
 	changing sync.Mutex // held by the one node command that changes the lab
 
+	injecting sync.Mutex // held while a fault is done
+
 	mu        sync.Mutex // guards all below
+	faults    []fault    // that last; replaced, never changed
+	faultID   int        // the last one's
 	moved     *sync.Cond // on mu: what evaluate looks at may be another
 	plan      *lab.Plan  // replaced, never changed, by node commands
 	record    lab.Record

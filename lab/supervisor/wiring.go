@@ -247,6 +247,7 @@ type host struct {
 	wired   bool
 	wireErr string
 	held    bool
+	down    []string  // devices that a fault has switched off
 	settled bool      // has been as it should be since its agent was started
 	out     lab.State // Stopped or Dead by order, else ""
 }
