@@ -92,8 +92,8 @@ func (m *meter) run(ctx context.Context, agents []Agent) error {
 		s.failed = m.failed
 		s.start(begin)
 	}
+	m.open() // before anything is under way
 	close(begin)
-	m.open()
 	if m.params.Omit > 0 {
 		err = m.phase(ctx, m.params.Omit, true)
 		m.open()
