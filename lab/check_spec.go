@@ -35,6 +35,8 @@ type CheckSpec struct {
 	Converged *ConvergedCheck `yaml:"converged,omitempty"`
 	// Latency compares the round-trip times of two paths.
 	Latency *LatencyCheck `yaml:"latency,omitempty"`
+	// Throughput compares what two paths carry, or one with a floor.
+	Throughput *ThroughputCheck `yaml:"throughput,omitempty"`
 	// Kill ends a node's agent, and looks whether packets still pass; then the agent comes back.
 	Kill *KillCheck `yaml:"kill,omitempty"`
 	// Capture looks at the packets of one interface while one endpoint pings another.
@@ -157,6 +159,21 @@ type PathSpec struct {
 	To string `yaml:"to,omitempty" jsonschema:"required"`
 }
 
+// ThroughputCheck measures one TCP stream. As a ratio to another path it holds
+// on any machine; as a floor only on those that are known.
+type ThroughputCheck struct {
+	// From is the endpoint that sends.
+	From string `yaml:"from,omitempty" jsonschema:"required"`
+	// To is the endpoint that receives.
+	To string `yaml:"to,omitempty" jsonschema:"required"`
+	// Than is the path that it is compared with, between two endpoints.
+	Than *PathSpec `yaml:"than,omitempty"`
+	// Least is how many times as much as the path than it has to carry, 0.3.
+	Least float64 `yaml:"least,omitempty" jsonschema:"minimum=0"`
+	// Mbit is how many Mbit/s it has to carry, whatever another path does.
+	Mbit float64 `yaml:"mbit,omitempty" jsonschema:"minimum=0"`
+}
+
 // KillCheck ends an agent and sends packets.
 type KillCheck struct {
 	// Agent is the node whose agent is killed, with SIGKILL.
@@ -209,7 +226,7 @@ func (c CheckSpec) kinds() []string {
 	}{
 		{c.Ping != nil, "ping"}, {c.Command != nil, "command"}, {c.HTTP != nil, "http"},
 		{c.Count != nil, "count"}, {c.MTU != nil, "mtu"}, {c.Store != nil, "store"}, {c.Calls != nil, "calls"},
-		{c.Converged != nil, "converged"}, {c.Latency != nil, "latency"}, {c.Kill != nil, "kill"},
+		{c.Converged != nil, "converged"}, {c.Latency != nil, "latency"}, {c.Throughput != nil, "throughput"}, {c.Kill != nil, "kill"},
 		{c.Capture != nil, "capture"},
 	} {
 		if k.set {
@@ -251,6 +268,12 @@ func (c CheckSpec) Title() string {
 	case c.Latency != nil:
 		l := c.Latency
 		return fmt.Sprintf("latency %s -> %s at most %v times %s -> %s", l.From, l.To, l.Most, l.Than.From, l.Than.To)
+	case c.Throughput != nil:
+		t := c.Throughput
+		if t.Than == nil {
+			return fmt.Sprintf("throughput %s -> %s at least %v Mbit/s", t.From, t.To, t.Mbit)
+		}
+		return fmt.Sprintf("throughput %s -> %s at least %v times %s -> %s", t.From, t.To, t.Least, t.Than.From, t.Than.To)
 	case c.Kill != nil:
 		return "ping " + c.Kill.From + " -> " + c.Kill.To + unlessOK(c.Kill.Expect) + " without an agent on " + c.Kill.Agent
 	case c.Capture != nil:

@@ -33,7 +33,7 @@ func (c checkScope) problem(key, message, hint string) {
 }
 
 func (v *validator) check(c checkScope, spec CheckSpec) {
-	const kinds = "ping, command, http, count, mtu, store, calls, converged, latency, kill, capture"
+	const kinds = "ping, command, http, count, mtu, store, calls, converged, latency, throughput, kill, capture"
 	switch found := spec.kinds(); {
 	case len(found) == 0:
 		if !v.bad(c.path) {
@@ -118,6 +118,9 @@ func (v *validator) check(c checkScope, spec CheckSpec) {
 			c.problem("latency.most", fmt.Sprintf("%v is less than nothing", p.Most), "most: 3")
 		}
 	}
+	if p := spec.Throughput; p != nil {
+		c.throughput(p)
+	}
 	if p := spec.Kill; p != nil {
 		c.node("kill.agent", p.Agent)
 		c.endpoint("kill.from", p.From)
@@ -158,6 +161,28 @@ func (c checkScope) count(p *CountCheck) {
 	c.natural("count.routes", p.Routes)
 	c.natural("count.neighbours", p.Neighbours)
 	c.natural("count.fdb", p.FDB)
+}
+
+func (c checkScope) throughput(p *ThroughputCheck) {
+	c.endpoint("throughput.from", p.From)
+	c.endpoint("throughput.to", p.To)
+	if p.From != "" && p.From == p.To {
+		c.problem("throughput.to", quote(p.To)+" is the sender, too", "")
+	}
+	if p.Than != nil {
+		c.endpoint("throughput.than.from", p.Than.From)
+		c.endpoint("throughput.than.to", p.Than.To)
+	}
+	switch {
+	case p.Least < 0:
+		c.problem("throughput.least", fmt.Sprintf("%v is less than nothing", p.Least), "least: 0.3")
+	case p.Mbit < 0:
+		c.problem("throughput.mbit", fmt.Sprintf("%v is less than nothing", p.Mbit), "mbit: 10")
+	case (p.Than == nil) != (p.Least == 0):
+		c.problem("throughput", "than and least belong together: how many times as much as which path", "than: {from: node1, to: node2}, least: 0.3")
+	case p.Least == 0 && p.Mbit == 0 && !c.bad(c.path+".throughput"):
+		c.problem("throughput", "nothing to compare with", "add than and least, or mbit")
+	}
 }
 
 // node checks a reference to a host.

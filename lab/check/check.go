@@ -29,6 +29,9 @@ type Result struct {
 	Expected string  `json:"expected"`
 	Found    string  `json:"found"`
 	TookMs   float64 `json:"tookMs"`
+	// Packet is one whose way through the lab tells more of a check that failed;
+	// nil if the check is not about packets between two endpoints.
+	Packet *lab.PingCheck `json:"-"`
 }
 
 // Line is the check's claim and title.
@@ -85,8 +88,43 @@ func (r *Runner) Run(ctx context.Context, c lab.CheckSpec) Result {
 		res.Expected, res.Found = f.expected, f.found
 	} else if _, ok := errors.AsType[*unableError](err); ok {
 		res.Outcome = Cannot
+		return res
 	}
+	res.Packet = r.packet(c, err)
 	return res
+}
+
+// packet is one that a check sends, or that its others are like.
+func (r *Runner) packet(c lab.CheckSpec, err error) *lab.PingCheck {
+	var p lab.PingCheck
+	switch {
+	case c.Ping != nil && c.Ping.All:
+		lost, ok := errors.AsType[*lostPair](err)
+		if !ok {
+			return nil
+		}
+		p = lab.PingCheck{From: lost.from, To: lost.to}
+	case c.Ping != nil:
+		p = lab.PingCheck{From: c.Ping.From, To: c.Ping.To, Size: c.Ping.Size, DF: c.Ping.DF}
+	case c.MTU != nil:
+		p = lab.PingCheck{From: c.MTU.From, To: c.MTU.To, Size: c.MTU.Is - 28, DF: true}
+	case c.Calls != nil:
+		p = lab.PingCheck{From: c.Calls.From, To: c.Calls.To}
+	case c.Latency != nil:
+		p = lab.PingCheck{From: c.Latency.From, To: c.Latency.To}
+	case c.Throughput != nil:
+		p = lab.PingCheck{From: c.Throughput.From, To: c.Throughput.To}
+	case c.Kill != nil:
+		p = lab.PingCheck{From: c.Kill.From, To: c.Kill.To}
+	case c.Capture != nil:
+		p = lab.PingCheck{From: c.Capture.From, To: c.Capture.To}
+	default:
+		return nil
+	}
+	if p.To, err = lab.Expand(p.To, r.value); err != nil {
+		return nil // which the check itself has told
+	}
+	return &p
 }
 
 // until tries a check until it holds or ctx ends.
@@ -110,7 +148,7 @@ func (r *Runner) until(ctx context.Context, c lab.CheckSpec) (expected string, e
 // would only help one that expects a failure, and what was measured or done
 // once is not made better by doing it again.
 func once(c lab.CheckSpec) bool {
-	return expectsFailure(c) || c.Converged != nil || c.Kill != nil
+	return expectsFailure(c) || c.Converged != nil || c.Throughput != nil || c.Kill != nil
 }
 
 func expectsFailure(c lab.CheckSpec) bool {
@@ -140,6 +178,8 @@ func (r *Runner) try(ctx context.Context, c lab.CheckSpec) (expected string, err
 		return r.converged(*c.Converged)
 	case c.Latency != nil:
 		return r.latency(ctx, *c.Latency)
+	case c.Throughput != nil:
+		return r.throughput(ctx, *c.Throughput)
 	case c.Kill != nil:
 		return r.kill(ctx, *c.Kill)
 	case c.Capture != nil:

@@ -44,11 +44,21 @@ func (r *Runner) pingAll(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if lost := m.Lost(); len(lost) > 0 {
-		return &failure{"every pair answers", fmt.Sprintf("%d of %d lost: %s", m.Sent-m.Received, m.Sent, strings.Join(lost, ", "))}
+	lost := m.Lost()
+	if len(lost) == 0 {
+		return nil
 	}
-	return nil
+	from, to, _ := m.FirstLost()
+	return &lostPair{failure{"every pair answers", fmt.Sprintf("%d of %d lost: %s", m.Sent-m.Received, m.Sent, strings.Join(lost, ", "))}, from, to}
 }
+
+// lostPair is the failure of a matrix, with its first pair that lost a packet.
+type lostPair struct {
+	failure
+	from, to string
+}
+
+func (l *lostPair) Unwrap() error { return &l.failure }
 
 // Containers opens a Pinger in every container of the nodes that have power.
 // done closes them.

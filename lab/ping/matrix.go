@@ -100,3 +100,15 @@ func (m *Matrix) Lost() []string {
 	}
 	return lost
 }
+
+// FirstLost is the first pair that lost its packet.
+func (m *Matrix) FirstLost() (from, to string, ok bool) {
+	for i, row := range m.Cells {
+		for j, r := range row {
+			if r != nil && r.Lost != "" {
+				return m.Names[i], m.Names[j], true
+			}
+		}
+	}
+	return "", "", false
+}

@@ -12,10 +12,16 @@ import (
 	"time"
 
 	"labctl/lab"
+	"labctl/lab/trace"
 )
 
-// answerTime is how long a lab with a failure may take to tell of itself.
-const answerTime = 5 * time.Second
+const (
+	// answerTime is how long a lab with a failure may take to tell of itself.
+	answerTime = 10 * time.Second
+	// maxTraces is how many failed checks' packets are followed: what is broken
+	// for one pair is most often broken for all.
+	maxTraces = 3
+)
 
 // evidence keeps what the lab in d can tell of its failure, in a directory of
 // the lab's name. One piece that cannot be had does not keep the others away.
@@ -33,7 +39,7 @@ func (a *attempt) evidence(d lab.Dir) error {
 	defer cancel()
 	w := &witness{ctx: ctx, client: &lab.Client{Dir: d}, attempt: a, dir: dir}
 	var errs []error
-	for _, piece := range []func() error{w.files, w.checks, w.status} {
+	for _, piece := range []func() error{w.files, w.checks, w.status, w.traces} {
 		errs = append(errs, piece())
 	}
 	return errors.Join(errs...)
@@ -106,4 +112,33 @@ func (w *witness) status() error {
 		}
 	}
 	return errors.Join(w.writeJSON("status.json", st), w.write("drift.txt", []byte(lines.String())))
+}
+
+// traces follows a packet of each of the first checks that failed for want of
+// one, or that found one where none should be: trace-3.txt belongs to the third
+// check of checks.json.
+func (w *witness) traces() error {
+	var errs []error
+	made := 0
+	for i, c := range w.attempt.report.Checks {
+		if c.Packet == nil || made == maxTraces {
+			continue
+		}
+		made++
+		var text strings.Builder
+		fmt.Fprintf(&text, "check: %s\nfound: %s\n\n", c.Line(), c.Found)
+		size := c.Packet.Size
+		if size == 0 {
+			size = 56
+		}
+		t, err := trace.Run(w.ctx, w.client, trace.Probe{From: c.Packet.From, To: c.Packet.To, Protocol: "icmp", Size: size, DF: c.Packet.DF, Wait: trace.DefaultWait})
+		if err == nil {
+			err = t.Print(&text)
+		}
+		if err != nil {
+			fmt.Fprintf(&text, "trace: %v\n", err) // the lab may have died
+		}
+		errs = append(errs, w.write(fmt.Sprintf("trace-%d.txt", i+1), []byte(text.String())))
+	}
+	return errors.Join(errs...)
 }
