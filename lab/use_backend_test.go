@@ -41,6 +41,12 @@ nodes: {node1: {}, node2: {}}
 			if p.Backend != strings.ToLower(tt.backend) || p.Nodes[0].MTU != tt.mtu {
 				t.Errorf("backend %s, MTU %d, want %s, %d", p.Backend, p.Nodes[0].MTU, tt.backend, tt.mtu)
 			}
+			if c := p.Calico; c != nil {
+				if p.Network != nil || c.Pool != p.Pool || c.BlockSize != 25 {
+					t.Errorf("calico %+v beside network %s: want the pool as it was, and blocks as large as the subnets were", *c, p.Network)
+				}
+				return
+			}
 			if n := string(p.Network); strings.Contains(n, "VNI") || !strings.Contains(n, `"SubnetLen":25`) {
 				t.Errorf("network %s: want the pool as it was and nothing of the other backend's options", n)
 			}
