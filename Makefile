@@ -25,8 +25,8 @@ bench: build ## measure up, converged, first packet, down; compare with mininet
 bench-backends: build ## compare udp, vxlan and host-gw: streams, packets, latency, CPU, memory
 	scripts/tools && $(GO) run ./scripts/bench -labctl $(LABCTL) -backends
 
-gate: build ## fail when udp is much slower than vxlan
-	scripts/tools && $(GO) run ./scripts/bench -labctl $(LABCTL) -backends -gate 0.75 -each 1s
+gate: build ## fail when backends are not in the order, and the proportion, that they always are in
+	scripts/gate $(LABCTL)
 
 claims: build ## run the checks of all labs (as root) and write README's table of claims from the result
 	$(LABCTL) test --all -o json | $(GO) run ./scripts/claims

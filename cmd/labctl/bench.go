@@ -59,7 +59,7 @@ holds, 4 when it cannot be told.`,
 		},
 	}
 	s := c.Flags()
-	s.StringSliceVar(&f.backends, "backends", nil, "what to compare: flannel's types, built-in labs, files (default: all types)")
+	s.StringSliceVar(&f.backends, "backends", nil, "what to compare: backends, built-in labs, files (default: all backends)")
 	s.StringSliceVar(&f.metrics, "metrics", bench.DefaultMeasurements(), "what to measure, or all: "+strings.Join(bench.Names(f.settings), ", "))
 	s.StringSliceVar(&f.offload, "offload", nil, "on, off or both: the offloads of all links (default: as in the lab file)")
 	s.DurationVar(&f.budget, "budget", 0, "time to measure (default: 70s for four backends and two metrics, in proportion for others)")
@@ -128,7 +128,7 @@ func (a *app) bench(ctx context.Context, args []string, f benchFlags) error {
 	}
 	defer saved.Close()
 	fmt.Fprintf(a.stderr, "%d variants, %s: %s at least, %s at most, and the labs\n", len(entries), strings.Join(s.Measurements, " and "), roughly(least), roughly(max(least, most)))
-	live := &benchProgress{w: a.stderr, tty: terminal(a.stderr), from: time.Now()}
+	live := &benchProgress{w: a.stderr, tty: terminal(a.stderr)}
 	r, err := bench.Run(ctx, bench.Options{Labctl: version, Entries: entries, Settings: s, OnProgress: live.show})
 	live.done()
 	if r == nil {
@@ -283,7 +283,8 @@ func (a *app) printBench(r *benchReport) error {
 	}
 	for _, s := range bench.Sections(r.Result, r.Analysis) {
 		fmt.Fprintf(a.stdout, "\n%s\n", s.Title)
-		if err := table(a.stdout, s.Header, s.Rows); err != nil {
+		header, rows := s.Text()
+		if err := table(a.stdout, header, rows); err != nil {
 			return err
 		}
 		for _, l := range s.After {
@@ -312,7 +313,7 @@ func (a *app) printBench(r *benchReport) error {
 type benchProgress struct {
 	w     io.Writer
 	tty   bool
-	from  time.Time
+	phase string
 	told  time.Time
 	drawn bool
 }
@@ -326,10 +327,11 @@ func (p *benchProgress) show(s bench.Progress) {
 	case p.tty:
 		fmt.Fprintf(p.w, "\r\x1b[K  %s", line)
 		p.drawn = true
-	case time.Since(p.told) > 10*time.Second:
+	case time.Since(p.told) > 10*time.Second || p.phase == "labs":
 		p.told = time.Now()
 		fmt.Fprintf(p.w, "  %s\n", line)
 	}
+	p.phase = s.Phase
 }
 
 func (p *benchProgress) done() {

@@ -115,17 +115,7 @@ func class(k Kind) string {
 // begins at 0 and is the contestants'; a baseline beyond it is cut, and says so.
 func bars(r *Result, m MetricAnalysis) string {
 	rows := ordered(m)
-	top := 0.0
-	for _, row := range rows {
-		if row.Kind != Baseline {
-			top = max(top, row.High)
-		}
-	}
-	for _, row := range rows {
-		if row.Kind == Baseline && row.High < 2*top {
-			top = max(top, row.High)
-		}
-	}
+	top := scale(rows)
 	if top <= 0 {
 		return ""
 	}

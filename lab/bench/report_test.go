@@ -98,7 +98,7 @@ func TestMarkdown(t *testing.T) {
 	r := whole()
 	got := Markdown(r, Analyse(r))
 	for _, want := range []string{
-		"**tcp1: 1 TCP stream, Gbit/s; more is better**\n\n| variant | median | 95 % | n | of the best | rank |\n|---|---|---|---|---|---|\n",
+		"**tcp1: 1 TCP stream, Gbit/s; more is better**\n\n| variant | median | 95 % | n | of the best | rank | from 0 |\n|---|---|---|---|---|---|---|\n", "| baseline | ████████████████████████→ |",
 		"A against A: host-gw / host-gw-2 is ",
 		`| wireguard | no \| such &lt;device> | load it |`,
 		"| udp | rr | 2 | the lab is gone |",

@@ -17,6 +17,9 @@ type Section struct {
 	Header []string
 	Rows   [][]string
 	After  []string
+	// Bars are a bar's length for each row where the section has a chart: 1 is
+	// all there is room for, and more is cut.
+	Bars []float64
 	// Metric is the compared metric that the section is about, Measurement that
 	// of a table of parts; "" otherwise. Charts are placed by them.
 	Metric      string
@@ -48,7 +51,45 @@ func Sections(r *Result, a *Analysis) []Section {
 	return append(all, troubleSections(r)...)
 }
 
-// Number writes v with three digits that count.
+// Text is the section's table for where there are no charts: bars are made of
+// letters, in a last column.
+func (s Section) Text() (header []string, rows [][]string) {
+	if len(s.Bars) != len(s.Rows) || len(s.Bars) == 0 {
+		return s.Header, s.Rows
+	}
+	const wide = 24
+	for i, row := range s.Rows {
+		n := int(math.Round(min(s.Bars[i], 1) * wide * 2))
+		bar := strings.Repeat("█", n/2)
+		if n%2 == 1 {
+			bar += "▌"
+		}
+		if s.Bars[i] > 1 {
+			bar += "→"
+		}
+		rows = append(rows, append(slices.Clone(row), bar))
+	}
+	return append(slices.Clone(s.Header), "FROM 0"), rows
+}
+
+// scale is where a metric's chart ends: with the contestants, and baselines of
+// less than twice as much.
+func scale(rows []Row) (top float64) {
+	for _, row := range rows {
+		if row.Kind != Baseline {
+			top = max(top, row.High)
+		}
+	}
+	limit := 2 * top
+	for _, row := range rows {
+		if row.Kind == Baseline && row.High < limit {
+			top = max(top, row.High)
+		}
+	}
+	return top
+}
+
+// number writes v with three digits that count.
 func number(v float64) string {
 	switch abs := math.Abs(v); {
 	case math.IsNaN(v) || math.IsInf(v, 0):
@@ -109,7 +150,12 @@ func metricSections(r *Result, m MetricAnalysis) []Section {
 	}
 	s := Section{Title: fmt.Sprintf("%s: %s, %s; %s", m.Name, m.Title, m.Unit, better), Metric: m.Name,
 		Header: []string{"VARIANT", "MEDIAN", "95 %", "N", "OF THE BEST", "RANK"}}
-	for _, row := range ordered(m) {
+	rows := ordered(m)
+	top := scale(rows)
+	for _, row := range rows {
+		if top > 0 {
+			s.Bars = append(s.Bars, row.Value/top)
+		}
 		of, rank := "-", "-"
 		if row.OfBest != nil {
 			of = ratio(*row.OfBest)
@@ -268,13 +314,14 @@ func Markdown(r *Result, a *Analysis) string {
 			}
 			b.WriteByte('\n')
 		}
-		header := make([]string, len(s.Header))
-		for i, h := range s.Header {
+		names, rows := s.Text()
+		header := make([]string, len(names))
+		for i, h := range names {
 			header[i] = lowered(h)
 		}
 		cells(header)
-		b.WriteString("|" + strings.Repeat("---|", len(s.Header)) + "\n")
-		for _, row := range s.Rows {
+		b.WriteString("|" + strings.Repeat("---|", len(names)) + "\n")
+		for _, row := range rows {
 			cells(row)
 		}
 		if len(s.After) > 0 {

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -34,23 +35,15 @@ const Topology = `name: bench
 about: Two hosts on one switch, with one container each.
 network: {Network: 10.244.0.0/16, Backend: {Type: vxlan}}
 segments: {lan: {subnet: 192.168.50.0/24}}
+internet: {subnet: 203.0.113.0/24}   # a default route for the hosts, as real ones have
 nodes:
   node1: {subnet: 10.244.1.0/24}
   node2: {subnet: 10.244.2.0/24}
 `
 
-// others are the same topology under what is not one of flannel's backends: a
-// lab file each, by the name of the variant.
-var others = []struct{ name, about, text string }{
-	{"calico-routed", "hosts that route; containers have a /32 and no bridge, nothing is wrapped", `name: bench-calico
-about: Two hosts on one switch, with one container each.
-calico: {pool: 10.244.0.0/16, blockSize: 24}
-segments: {lan: {subnet: 192.168.50.0/24}}
-internet: {subnet: 203.0.113.0/24}     # hosts answer ARP for a gateway only when they have a default route themselves
-nodes:
-  node1: {subnet: 10.244.1.0/24}
-  node2: {subnet: 10.244.2.0/24}
-`},
+// others are backends that are not flannel's, which lab.Spec.UseBackend knows.
+var others = []struct{ name, about string }{
+	{"calico-routed", "hosts that route; containers have a /32 and no bridge, nothing is wrapped"},
 }
 
 // baselines show what the machine can do: without any container network.
@@ -68,7 +61,7 @@ nodes:
 // Choice is what is to be compared.
 type Choice struct {
 	Topologies []File   // none: Topology
-	Backends   []string // types of flannel's, names of others, or whatever Read knows; none: all, or with topologies their own
+	Backends   []string // what UseBackend knows, or Read; none: all, or with topologies their own
 	Offload    []bool   // none: as the files have it
 	From, To   string   // endpoints of each lab; "": the first containers of the first two hosts that have one
 	Null       string   // the contestant of which a second lab runs along; "": the first
@@ -167,28 +160,18 @@ func (c Choice) contestants() ([]Entry, error) {
 	}
 	var all []Entry
 	for _, b := range backends {
-		about, flannels := flannelBackend(b)
-		if !flannels {
-			e, err := c.other(b)
+		for _, f := range topologies {
+			e, err := c.under(f, b)
 			if err != nil {
 				return nil, err
 			}
-			all = append(all, e)
-			continue
-		}
-		for _, f := range topologies {
-			spec := *f.Spec
-			if err := spec.UseBackend(b); err != nil {
-				return nil, fmt.Errorf("%s: %w", f.Name, err)
+			if len(topologies) > 1 && e.Backend != "" {
+				e.Name = strings.TrimPrefix(f.Spec.Name, "flannel-") + "-" + b
 			}
-			f.Spec = &spec
-			name := b
-			if len(topologies) > 1 {
-				name = strings.TrimPrefix(spec.Name, "flannel-") + "-" + b
-			}
-			e := entry(name, f)
-			e.About, e.Backend = about, b
 			all = append(all, e)
+			if e.Backend == "" {
+				break // it has a topology of its own
+			}
 		}
 	}
 	return all, nil
@@ -197,33 +180,42 @@ func (c Choice) contestants() ([]Entry, error) {
 // twoHosts is what the topology is called where no lab is named.
 const twoHosts = "two hosts on one switch"
 
-// other is a contestant that is no backend of flannel's.
-func (c Choice) other(name string) (Entry, error) {
-	for _, o := range others {
-		if o.name == name && len(c.Topologies) == 0 {
-			spec, err := lab.Parse(name+".yaml", []byte(o.text))
-			if err != nil {
-				return Entry{}, err
-			}
-			e := entry(name, File{Name: twoHosts, Spec: spec, Data: []byte(o.text)})
-			e.About = o.about
-			return e, nil
+// under is the topology with the backend; or the lab that is called so, when
+// there is no such backend.
+func (c Choice) under(f File, backend string) (Entry, error) {
+	spec := *f.Spec
+	spec.Nodes = slices.Clone(spec.Nodes)
+	if err := spec.UseBackend(backend); err != nil {
+		if c.Read == nil {
+			return Entry{}, err
 		}
+		other, rerr := c.Read(backend)
+		if _, broken := errors.AsType[*lab.FileError](rerr); broken {
+			return Entry{}, rerr
+		}
+		if rerr != nil {
+			return Entry{}, fmt.Errorf("%s: %w; nor is there such a lab", f.Name, err)
+		}
+		return entry(other.Spec.Name, other), nil
 	}
-	f, err := c.Read(name)
-	if err != nil {
-		return Entry{}, err
-	}
-	return entry(f.Spec.Name, f), nil
+	f.Spec = &spec
+	e := entry(backend, f)
+	e.Backend, e.About = backend, aboutBackend(backend)
+	return e, nil
 }
 
-func flannelBackend(name string) (about string, ok bool) {
+func aboutBackend(name string) string {
 	for _, i := range catalogue.All() {
 		if i.Type == name {
-			return i.Summary, true
+			return i.Summary
 		}
 	}
-	return "", false
+	for _, o := range others {
+		if o.name == name {
+			return o.about
+		}
+	}
+	return ""
 }
 
 func entry(name string, f File) Entry {
