@@ -41,6 +41,8 @@ type CheckSpec struct {
 	Kill *KillCheck `yaml:"kill,omitempty"`
 	// Capture looks at the packets of one interface while one endpoint pings another.
 	Capture *CaptureCheck `yaml:"capture,omitempty"`
+	// Policy sends what network policies are about: all (every container to every other, and what passes must be what the policies let through), or from one container to another.
+	Policy *PolicyCheck `yaml:"policy,omitempty"`
 }
 
 // PingCheck is `ping: all` or `ping: {from, to, ...}`.
@@ -55,6 +57,19 @@ type PingCheck struct {
 	// DF forbids fragmentation, as ping -M do.
 	DF bool `yaml:"df,omitempty"`
 	// Expect is ok (an answer comes, the default) or fail (none does).
+	Expect Expect `yaml:"expect,omitempty" jsonschema:"enum=ok,enum=fail"`
+}
+
+// PolicyCheck is `policy: all` or `policy: {from, to, port, ...}`.
+type PolicyCheck struct {
+	All bool `yaml:"-"`
+	// From is the container that sends.
+	From string `yaml:"from,omitempty" jsonschema:"required"`
+	// To is the container that answers.
+	To string `yaml:"to,omitempty" jsonschema:"required"`
+	// Port is what is sent: tcp/80, udp/53 or icmp.
+	Port string `yaml:"port,omitempty" jsonschema:"required,pattern=^(icmp|(tcp|udp)/[0-9]+)$"`
+	// Expect is ok (it is answered, the default) or fail (it is not).
 	Expect Expect `yaml:"expect,omitempty" jsonschema:"enum=ok,enum=fail"`
 }
 
@@ -228,6 +243,7 @@ func (c CheckSpec) kinds() []string {
 		{c.Count != nil, "count"}, {c.MTU != nil, "mtu"}, {c.Store != nil, "store"}, {c.Calls != nil, "calls"},
 		{c.Converged != nil, "converged"}, {c.Latency != nil, "latency"}, {c.Throughput != nil, "throughput"}, {c.Kill != nil, "kill"},
 		{c.Capture != nil, "capture"},
+		{c.Policy != nil, "policy"},
 	} {
 		if k.set {
 			kinds = append(kinds, k.name)
@@ -278,6 +294,10 @@ func (c CheckSpec) Title() string {
 		return "ping " + c.Kill.From + " -> " + c.Kill.To + unlessOK(c.Kill.Expect) + " without an agent on " + c.Kill.Agent
 	case c.Capture != nil:
 		return c.Capture.On + ": packets while " + c.Capture.From + " pings " + c.Capture.To
+	case c.Policy != nil && c.Policy.All:
+		return "policies let through what they say, and nothing else"
+	case c.Policy != nil:
+		return c.Policy.Port + " " + c.Policy.From + " -> " + c.Policy.To + unlessOK(c.Policy.Expect)
 	}
 	return "check"
 }

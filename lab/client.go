@@ -193,6 +193,18 @@ func (c *Client) Fault(ctx context.Context, words ...string) ([]ActiveFault, err
 	return r.Faults, err
 }
 
+// SetPolicies puts other network policies in the place of the lab's, and waits
+// until all nodes have them. Flows that were let through before go on.
+func (c *Client) SetPolicies(ctx context.Context, ps Policies) error {
+	conn, done, err := c.call(ctx, Request{Policies: &PoliciesRequest{ps}})
+	if err != nil {
+		return err
+	}
+	defer done()
+	_, _, err = c.receive(ctx, conn)
+	return err
+}
+
 // Tables asks what endpoints decide by where packets go; all of them and the
 // segments when none is named.
 func (c *Client) Tables(ctx context.Context, endpoints ...string) (map[string]*nodes.Tables, error) {

@@ -69,6 +69,28 @@ func (f *labFile) setNetwork(config json.RawMessage) error {
 	return nil
 }
 
+// setPolicies replaces the network policies.
+func (f *labFile) setPolicies(ps Policies) error {
+	drop(f.root, "policies")
+	if len(ps) == 0 {
+		return nil
+	}
+	all := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}
+	for _, p := range ps {
+		data, err := yaml.Marshal(p)
+		if err != nil {
+			return err
+		}
+		var doc yaml.Node
+		if err := yaml.Load(data, &doc); err != nil {
+			return err
+		}
+		all.Content = append(all.Content, scalar(p.Name), doc.Content[0])
+	}
+	f.root.Content = append(f.root.Content, scalar("policies"), all)
+	return nil
+}
+
 // plainYAML takes JSON's quotes and brackets off.
 func plainYAML(n *yaml.Node) {
 	n.Style = 0

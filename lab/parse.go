@@ -41,6 +41,26 @@ func Parse(file string, data []byte) (*Spec, error) {
 	return s, nil
 }
 
+// ParsePolicies reads the policies of a file that has nothing else, or of a
+// whole lab file. The error is a *FileError.
+func ParsePolicies(file string, data []byte) (Policies, error) {
+	r := newReport()
+	s := new(Spec)
+	if root := parseYAML(r, data); root != nil {
+		rd := &reader{report: r, budget: maxValues}
+		if rd.readSpec(root, s) {
+			if _, ok := r.positions["policies"]; !ok {
+				r.addAt(r.positions[""].value, "file has no policies", "write policies: {} to have none")
+			}
+			(&validator{report: r, layout: newLayout(s), names: map[string]string{}}).policyRules()
+		}
+	}
+	if err := r.err(file, data); err != nil {
+		return nil, err
+	}
+	return s.Policies, nil
+}
+
 // parseYAML checks the syntax and returns the file's one document, nil after a
 // problem: beyond a syntax error nothing can be trusted.
 func parseYAML(r *report, data []byte) *yaml.Node {

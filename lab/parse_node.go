@@ -74,6 +74,9 @@ func (r *reader) unknownKey(path string, key, value *yaml.Node, t reflect.Type, 
 			if key.Value == "calico" {
 				r.spoil("network") // which it stands in the place of
 			}
+			if t == reflect.TypeFor[PolicyPeer]() {
+				r.spoil(strings.TrimSuffix(path, "."+key.Value))
+			}
 			r.addAt(at(key), show(path)+": "+message, hint)
 		}
 		return
@@ -106,6 +109,11 @@ func notBuilt(t reflect.Type, key string, value *yaml.Node) (message, hint strin
 		switch key {
 		case "speaker":
 			return "BGP speakers are not built yet", "leave it out, and use network with one of the backends " + backendTypes(), true
+		}
+	case reflect.TypeFor[PolicyPeer]():
+		switch key {
+		case "namespaceSelector":
+			return "a lab has no Kubernetes namespaces", "use podSelector with a label for them", true
 		}
 	}
 	return "", "", false

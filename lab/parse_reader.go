@@ -67,9 +67,12 @@ func (r *reader) value(path string, n *yaml.Node, v reflect.Value) {
 		return
 	case *PingCheck:
 		if n.Kind == yaml.ScalarNode {
-			if target.All = n.Value == "all"; !target.All {
-				r.wrong(path, n, "all or a mapping with from and to")
-			}
+			target.All = r.all(path, n)
+			return
+		}
+	case *PolicyCheck:
+		if n.Kind == yaml.ScalarNode {
+			target.All = r.all(path, n)
 			return
 		}
 	case encoding.TextUnmarshaler:
@@ -124,6 +127,14 @@ func (r *reader) value(path string, n *yaml.Node, v reflect.Value) {
 	default:
 		panic("lab: no way to read a " + v.Type().String())
 	}
+}
+
+// all reads the word all in a check that may have a mapping instead.
+func (r *reader) all(path string, n *yaml.Node) bool {
+	if n.Value != "all" {
+		r.wrong(path, n, "all or a mapping with from and to")
+	}
+	return n.Value == "all"
 }
 
 // structure reads a mapping with known keys.

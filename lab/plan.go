@@ -33,6 +33,7 @@ type Plan struct {
 	Internet *InternetPlan `json:"internet,omitempty"`
 	Etcd     *EtcdPlan     `json:"etcd,omitempty"` // nil for a lab without a store
 	Nodes    []NodePlan    `json:"nodes"`
+	Policies Policies      `json:"policies,omitempty"` // in file order
 
 	Neighbours NeighbourPlan `json:"neighbours"`
 }
@@ -146,9 +147,10 @@ type ContainerPlan struct {
 	Port  string `json:"port"` // veth1, veth2 ... in file order
 	// Addr is fixed when the lab file says so; else the container takes the
 	// next free address of the node's subnet after the bridge's, in file order.
-	Addr    netip.Addr    `json:"addr,omitzero"`
-	Serve   []uint16      `json:"serve,omitempty"`   // TCP ports that answer HTTP with the client's address
-	Publish []PublishPlan `json:"publish,omitempty"` // ports of the node that lead to the container
+	Addr    netip.Addr        `json:"addr,omitzero"`
+	Labels  map[string]string `json:"labels,omitempty"`  // what policies choose it by
+	Serve   []uint16          `json:"serve,omitempty"`   // TCP ports that answer HTTP with the client's address
+	Publish []PublishPlan     `json:"publish,omitempty"` // ports of the node that lead to the container
 }
 
 // PublishPlan is docker's -p HOST:CONTAINER, TCP.

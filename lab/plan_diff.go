@@ -29,6 +29,7 @@ func DiffPlans(a, b *Plan) []string {
 	d.internet(a.Internet, b.Internet)
 	d.etcd(a.Etcd, b.Etcd)
 	diffNamed(d, "", a.Nodes, b.Nodes, func(n NodePlan) string { return n.Name }, d.node)
+	diffNamed(d, "policy", a.Policies, b.Policies, func(p PolicySpec) string { return p.Name }, d.policy)
 	if len(d.lines) == 0 && !sameLab(a, b) {
 		d.lines = append(d.lines, "order of nodes, containers or segments: changed")
 	}
@@ -176,6 +177,22 @@ func (d *planDiff) etcd(a, b *EtcdPlan) {
 	}
 }
 
+func (d *planDiff) policy(a, b PolicySpec) {
+	for _, part := range []struct {
+		key      string
+		old, new any
+	}{
+		{"podSelector", a.PodSelector, b.PodSelector}, {"policyTypes", a.Types(), b.Types()}, {"order", a.Order, b.Order},
+		{"ingress", a.Ingress, b.Ingress}, {"egress", a.Egress, b.Egress},
+	} {
+		old, errOld := json.Marshal(part.old)
+		new, errNew := json.Marshal(part.new)
+		if errOld != nil || errNew != nil || !bytes.Equal(old, new) {
+			d.value(fmt.Sprintf("policy %s: %s", b.Name, part.key), string(old), string(new))
+		}
+	}
+}
+
 func (d *planDiff) node(a, b NodePlan) {
 	object := b.Name + ": "
 	d.value(object+"segment", a.NIC.Segment, b.NIC.Segment)
@@ -190,6 +207,7 @@ func (d *planDiff) node(a, b NodePlan) {
 	diffNamed(d, b.Name+": container", a.Containers, b.Containers, named, func(a, b ContainerPlan) {
 		object := object + "container " + b.Name + ": "
 		d.value(object+"address", a.Addr, b.Addr)
+		d.value(object+"labels", a.Labels, b.Labels)
 		d.value(object+"serve", a.Serve, b.Serve)
 		d.value(object+"publish", a.Publish, b.Publish)
 	})

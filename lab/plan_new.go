@@ -40,6 +40,7 @@ func NewPlan(s *Spec, m Machine) (*Plan, error) {
 		Segments:      b.segments(),
 		Routers:       b.planRouters(),
 		Internet:      b.planInternet(),
+		Policies:      s.Policies,
 	}
 	if n := b.network; n != nil {
 		p.Backend, p.Network, p.Pool = n.BackendType, slices.Clone(s.Network), n.Pool.Network
@@ -204,7 +205,7 @@ func (b *planner) node(n NodeSpec) (NodePlan, error) {
 	}
 	for i, c := range containersOf(n) {
 		plan := ContainerPlan{
-			Name: c.Name, Netns: b.netns(n.Name + "." + c.Name), Port: fmt.Sprintf("veth%d", i+1), Addr: c.Address,
+			Name: c.Name, Netns: b.netns(n.Name + "." + c.Name), Port: fmt.Sprintf("veth%d", i+1), Addr: c.Address, Labels: c.Labels,
 		}
 		for _, port := range c.Serve {
 			plan.Serve = append(plan.Serve, uint16(port))

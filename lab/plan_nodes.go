@@ -61,6 +61,18 @@ func RemoveNode(p *Plan, file []byte, node string) (*Extended, error) {
 	return f.extended(p, node)
 }
 
+// ReplacePolicies plans a lab with other network policies.
+func ReplacePolicies(p *Plan, file []byte, ps Policies) (*Extended, error) {
+	f, err := openLabFile(file)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.setPolicies(ps); err != nil {
+		return nil, err
+	}
+	return f.extended(p, "")
+}
+
 // extended plans the file as it is now and makes sure that only one node is
 // not as in p.
 func (f *labFile) extended(p *Plan, but string) (*Extended, error) {
@@ -82,6 +94,9 @@ func (f *labFile) extended(p *Plan, but string) (*Extended, error) {
 		return nil, planFailure(err)
 	}
 	a, b := p.without(but), e.Plan.without(but)
+	if but == "" {
+		a.Policies = b.Policies
+	}
 	if diff := DiffPlans(a, b); len(diff) > 0 {
 		return nil, &Failure{Kind: Usage, Err: fmt.Errorf("%s: others would change: %s", but, strings.Join(diff, "; ")),
 			Cure: "give it another --address, or labctl down and change the file"}

@@ -13,6 +13,13 @@ type Request struct {
 	Fault  *FaultRequest  `json:"fault,omitempty"`  // answered by one Response with Faults
 	Node   *NodeRequest   `json:"node,omitempty"`   // answered by one Response with Node
 	Tables *TablesRequest `json:"tables,omitempty"` // answered by one Response with Tables
+
+	Policies *PoliciesRequest `json:"policies,omitempty"` // answered by one empty Response
+}
+
+// PoliciesRequest puts other network policies in the place of the lab's.
+type PoliciesRequest struct {
+	Policies Policies `json:"policies"` // none: every flow is let through
 }
 
 // ExecRequest starts a process in an endpoint. Its files are standard input,

@@ -38,6 +38,8 @@ type Spec struct {
 	LeaseTTL time.Duration `yaml:"leaseTTL,omitempty"`
 	// Nodes are the hosts. A number n is short for node1 to node<n> on the only segment, with one container each.
 	Nodes Nodes `yaml:"nodes,omitempty"`
+	// Policies are network policies by name, as Kubernetes has them; nftables rules of each node enforce them.
+	Policies Policies `yaml:"policies,omitempty"`
 	// Checks are what labctl test asserts on the running lab, beside convergence.
 	Checks []CheckSpec `yaml:"checks,omitempty"`
 }
@@ -143,6 +145,8 @@ type ContainerSpec struct {
 	Name string `yaml:"name,omitempty" jsonschema:"required"`
 	// Address pins the container's address, in a node whose subnet is pinned, and in a Calico lab in any. Left out, it is the next free one.
 	Address netip.Addr `yaml:"address,omitempty"`
+	// Labels are what policies choose containers by.
+	Labels map[string]string `yaml:"labels,omitempty"`
 	// Serve are TCP ports that answer HTTP with the address of the client as the container sees it.
 	Serve []int `yaml:"serve,omitempty"`
 	// Publish are ports of the node that lead to ports of the container, HOST:CONTAINER as docker's -p.

@@ -65,6 +65,7 @@ func validate(s *Spec, r *report) {
 	v.addresses()
 	v.subnets()
 	v.connected()
+	v.policies()
 	v.checks()
 }
 

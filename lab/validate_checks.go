@@ -33,7 +33,7 @@ func (c checkScope) problem(key, message, hint string) {
 }
 
 func (v *validator) check(c checkScope, spec CheckSpec) {
-	const kinds = "ping, command, http, count, mtu, store, calls, converged, latency, throughput, kill, capture"
+	const kinds = "ping, command, http, count, mtu, store, calls, converged, latency, throughput, kill, capture, policy"
 	switch found := spec.kinds(); {
 	case len(found) == 0:
 		if !v.bad(c.path) {
@@ -132,6 +132,16 @@ func (v *validator) check(c checkScope, spec CheckSpec) {
 	}
 	if p := spec.Capture; p != nil {
 		c.capture(p)
+	}
+	if p := spec.Policy; p != nil && !p.All {
+		c.container("policy.from", p.From)
+		c.container("policy.to", p.To)
+		c.expect("policy.expect", p.Expect)
+		if p.Port == "" {
+			c.missing("policy.port", "port: tcp/80")
+		} else if _, _, err := ParsePort(p.Port); err != nil {
+			c.problem("policy.port", err.Error(), "for example port: tcp/80")
+		}
 	}
 	if p := spec.Store; p != nil {
 		if v.noNetwork() {
@@ -234,6 +244,14 @@ func (c checkScope) endpoint(key, ref string) {
 	}
 	if !c.isEndpoint(ref) {
 		c.problem(key, fmt.Sprintf("endpoint %s is unknown", quote(ref)), c.chooseEndpoint(ref))
+	}
+}
+
+// container checks a reference to a container.
+func (c checkScope) container(key, ref string) {
+	c.endpoint(key, ref)
+	if c.isEndpoint(ref) && !strings.Contains(ref, ".") {
+		c.problem(key, fmt.Sprintf("%s is not a container", quote(ref)), "")
 	}
 }
 

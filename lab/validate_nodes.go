@@ -116,6 +116,7 @@ func (v *validator) containersOf(path string, n NodeSpec) {
 		names[c.Name] = true
 		v.containerAddress(p+".address", n, c, owners)
 		v.containerPorts(p, n, c, publishers)
+		v.labels(p+".labels", n.Name+"."+c.Name, c.Labels)
 	}
 }
 

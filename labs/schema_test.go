@@ -48,7 +48,7 @@ func schemaJSON(t *testing.T) []byte {
 	r := &jsonschema.Reflector{
 		Anonymous: true, DoNotReference: true, FieldNameTag: "yaml", RequiredFromJSONSchemaTags: true,
 	}
-	comments := fieldComments(t, "../lab/spec.go", "../lab/check_spec.go")
+	comments := fieldComments(t, "../lab/spec.go", "../lab/check_spec.go", "../lab/policy.go")
 	r.LookupComment = func(typ reflect.Type, field string) string { return comments[typ.Name()+"."+field] }
 	r.Mapper = func(typ reflect.Type) *jsonschema.Schema { return special(r, typ) }
 	s := r.Reflect(lab.Spec{})
@@ -71,12 +71,13 @@ func special(r *jsonschema.Reflector, typ reflect.Type) *jsonschema.Schema {
 		s.Version = ""
 		return s
 	}
-	named := func(v any) *jsonschema.Schema {
+	named := func(v any, pattern string) *jsonschema.Schema {
 		element := of(v)
 		element.Type = "" // null is an element with nothing said
 		element.Extras = map[string]any{"type": []string{"object", "null"}}
-		return &jsonschema.Schema{Type: "object", AdditionalProperties: element, PropertyNames: text("^[a-z][a-z0-9-]{0,14}$")}
+		return &jsonschema.Schema{Type: "object", AdditionalProperties: element, PropertyNames: text(pattern)}
 	}
+	const name = "^[a-z][a-z0-9-]{0,14}$"
 	switch typ {
 	case reflect.TypeFor[netip.Prefix]():
 		return text(`^[0-9.]+/[0-9]+$`)
@@ -89,27 +90,36 @@ func special(r *jsonschema.Reflector, typ reflect.Type) *jsonschema.Schema {
 	case reflect.TypeFor[lab.Switch]():
 		return &jsonschema.Schema{Enum: []any{"on", "off", true, false}}
 	case reflect.TypeFor[lab.Segments]():
-		return named(lab.SegmentSpec{})
+		return named(lab.SegmentSpec{}, name)
 	case reflect.TypeFor[lab.Routers]():
-		return named(lab.RouterSpec{})
+		return named(lab.RouterSpec{}, name)
 	case reflect.TypeFor[lab.Nodes]():
-		return &jsonschema.Schema{OneOf: []*jsonschema.Schema{number, named(lab.NodeSpec{})}}
+		return &jsonschema.Schema{OneOf: []*jsonschema.Schema{number, named(lab.NodeSpec{}, name)}}
+	case reflect.TypeFor[lab.Policies]():
+		return named(lab.PolicySpec{}, "^[a-z][a-z0-9-]{0,30}$")
 	case reflect.TypeFor[lab.Containers]():
 		element := &jsonschema.Schema{OneOf: []*jsonschema.Schema{text("^[a-z][a-z0-9-]{0,14}$"), of(lab.ContainerSpec{})}}
 		return &jsonschema.Schema{OneOf: []*jsonschema.Schema{number, {Type: "array", Items: element}}}
 	case reflect.TypeFor[lab.PingCheck]():
-		if r.Mapper == nil {
-			return nil
-		}
-		plain := *r
-		plain.Mapper = nil
-		s := plain.Reflect(lab.PingCheck{})
-		s.Version = ""
-		return &jsonschema.Schema{OneOf: []*jsonschema.Schema{{Const: "all"}, s}}
+		return allOr(r, lab.PingCheck{})
+	case reflect.TypeFor[lab.PolicyCheck]():
+		return allOr(r, lab.PolicyCheck{})
 	case reflect.TypeFor[json.RawMessage]():
 		return network()
 	}
 	return nil
+}
+
+// allOr is the word all, or a check's mapping.
+func allOr(r *jsonschema.Reflector, check any) *jsonschema.Schema {
+	if r.Mapper == nil {
+		return nil
+	}
+	plain := *r
+	plain.Mapper = nil
+	s := plain.Reflect(check)
+	s.Version = ""
+	return &jsonschema.Schema{OneOf: []*jsonschema.Schema{{Const: "all"}, s}}
 }
 
 // network describes flannel's network config. Only the keys that labctl knows
@@ -166,7 +176,7 @@ func fieldComments(t *testing.T, files ...string) map[string]string {
 // TestEveryFieldHasADescription keeps the schema useful in an editor.
 func TestEveryFieldHasADescription(t *testing.T) {
 	t.Parallel()
-	for name, comment := range fieldComments(t, "../lab/spec.go", "../lab/check_spec.go") {
+	for name, comment := range fieldComments(t, "../lab/spec.go", "../lab/check_spec.go", "../lab/policy.go") {
 		typ, field, _ := strings.Cut(name, ".")
 		if comment == "" && field != "Name" && field != "All" && typ != "PublishSpec" {
 			t.Errorf("%s has no doc comment", name)

@@ -233,21 +233,44 @@ func (c *checker) table(t Table) (string, error) {
 	if t.Name == "" {
 		return key, errors.New("no name")
 	}
-	chains := map[string]bool{}
+	chains, sets := map[string]bool{}, map[string]bool{}
+	jumps := map[string]bool{}
 	var errs []error
+	for _, set := range t.Sets {
+		if set.Name == "" || sets[set.Name] {
+			errs = append(errs, fmt.Errorf("set %q: no name, or stands there twice", set.Name))
+		}
+		sets[set.Name] = true
+		for _, a := range set.Addrs {
+			if !a.Is4() {
+				errs = append(errs, fmt.Errorf("set %s: %s is not an IPv4 address", set.Name, a))
+			}
+		}
+	}
+	for _, ch := range t.Chains {
+		jumps[ch.Name] = ch.Hook == 0
+	}
 	for _, ch := range t.Chains {
 		switch {
 		case ch.Name == "":
 			errs = append(errs, errors.New("chain without a name"))
 		case chains[ch.Name]:
 			errs = append(errs, fmt.Errorf("chain %s: stands there twice", ch.Name))
-		case ch.Hook < PreroutingNAT || ch.Hook > Output:
+		case ch.Hook < 0 || ch.Hook > Output:
 			errs = append(errs, fmt.Errorf("chain %s: hook %d", ch.Name, ch.Hook))
 		}
 		chains[ch.Name] = true
 		for i, r := range ch.Rules {
 			if err := checkRule(ch.Hook, r); err != nil {
 				errs = append(errs, fmt.Errorf("chain %s: rule %d: %w", ch.Name, i+1, err))
+			}
+			for _, set := range []string{r.SrcSet, r.DstSet} {
+				if set != "" && !sets[set] {
+					errs = append(errs, fmt.Errorf("chain %s: rule %d: no set %s", ch.Name, i+1, set))
+				}
+			}
+			if r.Verdict == Jump && !jumps[r.Chain] {
+				errs = append(errs, fmt.Errorf("chain %s: rule %d: no chain %q to jump to", ch.Name, i+1, r.Chain))
 			}
 		}
 	}
@@ -256,7 +279,7 @@ func (c *checker) table(t Table) (string, error) {
 
 func checkRule(h Hook, r Rule) error {
 	family := 0
-	for _, p := range []netip.Prefix{r.Src, r.Dst, r.NotSrc, r.NotDst, netip.PrefixFrom(r.To.Addr(), 0)} {
+	for _, p := range slices.Concat([]netip.Prefix{r.Src, r.Dst, r.NotSrc, r.NotDst, netip.PrefixFrom(r.To.Addr(), 0)}, r.NotSrcs, r.NotDsts) {
 		if !p.IsValid() {
 			continue
 		}
@@ -274,11 +297,17 @@ func checkRule(h Hook, r Rule) error {
 		}
 	}
 	switch {
-	case r.Protocol != "" && r.Protocol != "tcp" && r.Protocol != "udp":
-		return fmt.Errorf("protocol %q: not tcp or udp", r.Protocol)
-	case r.DstPort != 0 && r.Protocol == "":
+	case family == 128 && (r.SrcSet != "" || r.DstSet != ""):
+		return errors.New("mixes IPv4 and IPv6")
+	case r.Protocol != "" && r.Protocol != "tcp" && r.Protocol != "udp" && r.Protocol != "icmp":
+		return fmt.Errorf("protocol %q: not tcp, udp or icmp", r.Protocol)
+	case r.DstPort != 0 && (r.Protocol == "" || r.Protocol == "icmp"):
 		return errors.New("destination port without a protocol")
-	case r.Verdict < Accept || r.Verdict > DNAT:
+	case r.DstPortEnd != 0 && (r.DstPort == 0 || r.DstPortEnd < r.DstPort):
+		return fmt.Errorf("ports %d to %d: not a range", r.DstPort, r.DstPortEnd)
+	case r.State > Invalid|Established|Related|New:
+		return fmt.Errorf("connection state %#x", uint32(r.State))
+	case r.Verdict < Accept || r.Verdict > Jump:
 		return errors.New("no verdict")
 	case r.Verdict == Masquerade && h != PostroutingNAT:
 		return errors.New("masquerade outside of postrouting")

@@ -212,7 +212,12 @@ func TestFingerprint(t *testing.T) {
 		}},
 		{Name: "c", Hook: Forward, Rules: []Rule{{InDev: "eth0", Mark: 4, MarkMask: 4, Verdict: Drop}, {Mark: 4, MarkMask: 0xffffffff, Verdict: Return}, {Verdict: Accept}}},
 		{Name: "d", Hook: Input}, {Name: "e", Hook: Output}, {Name: "f", Hook: OutputNAT},
-	}}
+		{Name: "g", Rules: []Rule{
+			{SrcSet: "full", DstSet: "empty", NotSrcs: []netip.Prefix{p4}, NotDsts: []netip.Prefix{p4, p4}, Protocol: "icmp", Verdict: Return},
+			{State: Established | Related, Verdict: Accept}, {Protocol: "tcp", DstPort: 80, DstPortEnd: 90, Verdict: Drop},
+		}},
+		{Name: "h", Hook: Forward, Rules: []Rule{{Dst: p4, Verdict: Jump, Chain: "g", Comment: "on"}}},
+	}, Sets: []Set{{Name: "full", Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("10.0.0.1")}}, {Name: "empty"}}}
 	r.Set(State{Tables: []Table{table}})
 	if _, err := r.Apply(context.Background()); err != nil {
 		t.Fatal(err)

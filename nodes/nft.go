@@ -7,6 +7,15 @@ import "net/netip"
 type Table struct {
 	Name   string // labctl-...; family inet
 	Chains []Chain
+	Sets   []Set
+}
+
+// Set is a named set of IPv4 addresses that rules look sources and
+// destinations up in. One whose members alone are wrong is mended in place, so
+// that the table's counters go on.
+type Set struct {
+	Name  string
+	Addrs []netip.Addr // in any order
 }
 
 // Hook is where a base chain is attached.
@@ -22,7 +31,8 @@ const (
 	Output                         // type filter, hook output, priority filter
 )
 
-// Chain is a base chain with policy accept.
+// Chain is a base chain with policy accept or, without a hook, one that rules
+// jump to.
 type Chain struct {
 	Name  string
 	Hook  Hook
@@ -39,6 +49,18 @@ const (
 	Return
 	Masquerade // with fully-random
 	DNAT       // to Rule.To
+	Jump       // to Rule.Chain; what comes back goes on with the next rule
+)
+
+// ConnState is what connection tracking says of a packet; several are or-ed.
+type ConnState uint32
+
+// The states, with the bits of nft's ct state.
+const (
+	Invalid     ConnState = 1 << iota // not part of a flow, and cannot begin one
+	Established                       // of a flow that was answered
+	Related                           // begins a flow that another announced; errors about one
+	New                               // begins a flow
 )
 
 // Rule matches when all of its non-zero conditions hold, counts the packet,
@@ -48,12 +70,18 @@ type Rule struct {
 	NotSrc, NotDst netip.Prefix // zero: no condition
 	InDev, OutDev  string
 	NotOutDev      string
-	Mark           uint32 // with MarkMask: mark & MarkMask == Mark; MarkMask 0: no condition
+	SrcSet, DstSet string         // names of the table's sets that the address must be in
+	NotDsts        []netip.Prefix // further ranges that the destination must not be in
+	NotSrcs        []netip.Prefix // the same of the source
+	State          ConnState      // any of these; 0: no condition
+	Mark           uint32         // with MarkMask: mark & MarkMask == Mark; MarkMask 0: no condition
 	MarkMask       uint32
 	Local          bool   // destination is one of the host's own addresses (fib daddr type local)
-	Protocol       string // "tcp" or "udp"; "" any
-	DstPort        uint16 // needs Protocol
+	Protocol       string // "tcp", "udp" or "icmp"; "" any
+	DstPort        uint16 // needs Protocol tcp or udp
+	DstPortEnd     uint16 // with DstPort: the last one of a range; 0: DstPort alone
 	Verdict        Verdict
+	Chain          string         // Jump's target
 	To             netip.AddrPort // DNAT's target
 	Comment        string         // shown by nft list ruleset
 }

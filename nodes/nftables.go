@@ -38,8 +38,14 @@ func (want fingerprint) diff(have fingerprint) string {
 	var diff []string
 	for _, name := range slices.Sorted(maps.Keys(w)) {
 		switch rules := h[name]; {
+		case rules == nil && isSet(name):
+			diff = append(diff, "no "+name)
 		case rules == nil:
 			diff = append(diff, "no chain "+name)
+		case isSet(name):
+			if !slices.Equal(rules, w[name]) {
+				diff = append(diff, fmt.Sprintf("%s: has {%s}, want {%s}", name, rules[0], w[name][0]))
+			}
 		case len(rules) != len(w[name]):
 			diff = append(diff, fmt.Sprintf("chain %s: %d rules, want %d", name, len(rules)-1, len(w[name])-1))
 		case !slices.Equal(rules, w[name]):
@@ -47,11 +53,35 @@ func (want fingerprint) diff(have fingerprint) string {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(h)) {
-		if w[name] == nil {
+		switch {
+		case w[name] != nil:
+		case isSet(name):
+			diff = append(diff, "unexpected "+name)
+		default:
 			diff = append(diff, "unexpected chain "+name)
 		}
 	}
 	return strings.Join(diff, ", ")
+}
+
+// isSet says of a line's name that it is a set's, not a chain's.
+func isSet(name string) bool { return strings.HasPrefix(name, setPrefix) }
+
+const setPrefix = "set "
+
+// members says whether have has the same chains and rules and the same sets,
+// so that only the sets' members can be different.
+func (want fingerprint) members(have fingerprint) bool {
+	w, h := want.perChain(), have.perChain()
+	if len(w) != len(h) {
+		return false
+	}
+	for name := range w {
+		if h[name] == nil || !isSet(name) && !slices.Equal(w[name], h[name]) {
+			return false
+		}
+	}
+	return true
 }
 
 // shape says whether have has the same chains, numbers of rules and comments.
@@ -124,6 +154,7 @@ func (p *pass) tables() {
 func (p *pass) table(conn *nftables.Conn, t Table, there bool) error {
 	ch := Change{Add, "nftables", "table " + t.Name, ""}
 	want := t.fingerprint()
+	write := t.replace
 	if there {
 		have, err := listTable(conn, t.Name)
 		if err != nil {
@@ -142,9 +173,16 @@ func (p *pass) table(conn *nftables.Conn, t Table, there bool) error {
 			return nil
 		}
 		ch = Change{Modify, "nftables", "table " + t.Name, diff}
+		rules := want
+		if made := p.r.made.tables[t.Name]; made.have != nil && slices.Equal(made.want.rules(), want.rules()) {
+			rules = slices.Concat(made.have.rules(), want.sets())
+		}
+		if rules.members(have) {
+			write = t.refill
+		}
 	}
 	ok := p.do(ch, "replace", func() error {
-		t.replace(conn)
+		write(conn)
 		return conn.Flush()
 	})
 	if !ok {
@@ -174,8 +212,16 @@ func (t Table) replace(conn *nftables.Conn) {
 	table := conn.AddTable(inetTable(t.Name)) // so that there is one to delete
 	conn.DelTable(table)
 	conn.AddTable(table)
-	for _, c := range t.Chains {
-		chain := conn.AddChain(c.base(table))
+	for _, set := range t.Sets {
+		// An error is an element's of the wrong size, which Check has told.
+		_ = conn.AddSet(set.kernel(table), set.elements())
+	}
+	chains := make([]*nftables.Chain, len(t.Chains)) // all, before a rule jumps to one
+	for i, c := range t.Chains {
+		chains[i] = conn.AddChain(c.base(table))
+	}
+	for i, c := range t.Chains {
+		chain := chains[i]
 		for _, r := range c.Rules {
 			rule := &nftables.Rule{Table: table, Chain: chain, Exprs: r.exprs()}
 			if r.Comment != "" {
@@ -186,7 +232,53 @@ func (t Table) replace(conn *nftables.Conn) {
 	}
 }
 
+// refill queues the sets' members in the place of those that are there.
+func (t Table) refill(conn *nftables.Conn) {
+	table := inetTable(t.Name)
+	for _, set := range t.Sets {
+		k := set.kernel(table)
+		conn.FlushSet(k)
+		_ = conn.SetAddElements(k, set.elements()) // as in replace
+	}
+}
+
+func (s Set) kernel(t *nftables.Table) *nftables.Set {
+	return &nftables.Set{Table: t, Name: s.Name, KeyType: nftables.TypeIPAddr}
+}
+
+func (s Set) elements() []nftables.SetElement {
+	var out []nftables.SetElement
+	for _, a := range s.Addrs {
+		out = append(out, nftables.SetElement{Key: a.AsSlice()})
+	}
+	return out
+}
+
+// line is the set's in a fingerprint.
+func (s Set) line() string {
+	addrs := slices.Clone(s.Addrs)
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	addrs = slices.Compact(addrs)
+	words := make([]string, len(addrs))
+	for i, a := range addrs {
+		words[i] = a.String()
+	}
+	return setPrefix + s.Name + ": " + strings.Join(words, " ")
+}
+
+// rules is the fingerprint without the sets.
+func (f fingerprint) rules() fingerprint {
+	return slices.DeleteFunc(slices.Clone(f), isSet)
+}
+
+func (f fingerprint) sets() fingerprint {
+	return slices.DeleteFunc(slices.Clone(f), func(line string) bool { return !isSet(line) })
+}
+
 func (c Chain) base(t *nftables.Table) *nftables.Chain {
+	if c.Hook == 0 {
+		return &nftables.Chain{Name: c.Name, Table: t}
+	}
 	accept := nftables.ChainPolicyAccept
 	b := &nftables.Chain{Name: c.Name, Table: t, Policy: &accept}
 	switch c.Hook {
@@ -243,11 +335,32 @@ func (r Rule) exprs() []expr.Any {
 			mask(4, binaryutil.NativeEndian.PutUint32(r.MarkMask), value, expr.CmpOpEq)
 		}
 	}
-	for _, a := range []struct {
+	if r.State != 0 {
+		out = append(out, &expr.Ct{Register: 1, Key: expr.CtKeySTATE})
+		mask(4, binaryutil.NativeEndian.PutUint32(uint32(r.State)), make([]byte, 4), expr.CmpOpNeq)
+	}
+	for _, set := range []struct {
+		name   string
+		offset uint32
+	}{{r.SrcSet, 12}, {r.DstSet, 16}} {
+		if set.name != "" {
+			out = append(out, &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: set.offset, Len: 4},
+				&expr.Lookup{SourceRegister: 1, SetName: set.name})
+		}
+	}
+	type address struct {
 		p   netip.Prefix
 		op  expr.CmpOp
 		dst bool
-	}{{r.Src, expr.CmpOpEq, false}, {r.NotSrc, expr.CmpOpNeq, false}, {r.Dst, expr.CmpOpEq, true}, {r.NotDst, expr.CmpOpNeq, true}} {
+	}
+	addresses := []address{{r.Src, expr.CmpOpEq, false}, {r.NotSrc, expr.CmpOpNeq, false}, {r.Dst, expr.CmpOpEq, true}, {r.NotDst, expr.CmpOpNeq, true}}
+	for _, p := range r.NotSrcs {
+		addresses = append(addresses, address{p, expr.CmpOpNeq, false})
+	}
+	for _, p := range r.NotDsts {
+		addresses = append(addresses, address{p, expr.CmpOpNeq, true})
+	}
+	for _, a := range addresses {
 		if !a.p.IsValid() || a.p.Bits() == 0 && a.op == expr.CmpOpEq {
 			continue
 		}
@@ -268,11 +381,16 @@ func (r Rule) exprs() []expr.Any {
 		load(&expr.Fib{Register: 1, ResultADDRTYPE: true, FlagDADDR: true}, expr.CmpOpEq, binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL))
 	}
 	if r.Protocol != "" {
-		proto := map[string]byte{"tcp": unix.IPPROTO_TCP, "udp": unix.IPPROTO_UDP}[r.Protocol]
+		proto := map[string]byte{"tcp": unix.IPPROTO_TCP, "udp": unix.IPPROTO_UDP, "icmp": unix.IPPROTO_ICMP}[r.Protocol]
 		meta(expr.MetaKeyL4PROTO, expr.CmpOpEq, []byte{proto})
 	}
-	if r.DstPort != 0 {
-		load(&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2}, expr.CmpOpEq, binary.BigEndian.AppendUint16(nil, r.DstPort))
+	port := &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2}
+	switch {
+	case r.DstPortEnd > r.DstPort:
+		load(port, expr.CmpOpGte, binary.BigEndian.AppendUint16(nil, r.DstPort))
+		out = append(out, &expr.Cmp{Op: expr.CmpOpLte, Register: 1, Data: binary.BigEndian.AppendUint16(nil, r.DstPortEnd)})
+	case r.DstPort != 0:
+		load(port, expr.CmpOpEq, binary.BigEndian.AppendUint16(nil, r.DstPort))
 	}
 	out = append(out, &expr.Counter{})
 	switch r.Verdict {
@@ -282,6 +400,8 @@ func (r Rule) exprs() []expr.Any {
 		out = append(out, &expr.Verdict{Kind: expr.VerdictDrop})
 	case Return:
 		out = append(out, &expr.Verdict{Kind: expr.VerdictReturn})
+	case Jump:
+		out = append(out, &expr.Verdict{Kind: expr.VerdictJump, Chain: r.Chain})
 	case Masquerade:
 		out = append(out, &expr.Masq{FullyRandom: true})
 	case DNAT:
@@ -298,6 +418,9 @@ func (r Rule) exprs() []expr.Any {
 
 // family is the network protocol that the rule is about; 0 for any.
 func (r Rule) family() byte {
+	if r.SrcSet != "" || r.DstSet != "" {
+		return unix.NFPROTO_IPV4
+	}
 	for _, a := range []netip.Addr{r.Src.Addr(), r.Dst.Addr(), r.NotSrc.Addr(), r.NotDst.Addr(), r.To.Addr()} {
 		if a.Is4() {
 			return unix.NFPROTO_IPV4
@@ -317,6 +440,11 @@ func (t Table) fingerprint() fingerprint {
 		for _, r := range c.Rules {
 			f = append(f, ruleLine(c.Name, r.exprs(), r.Comment))
 		}
+	}
+	sets := slices.Clone(t.Sets)
+	slices.SortFunc(sets, func(a, b Set) int { return strings.Compare(a.Name, b.Name) })
+	for _, s := range sets {
+		f = append(f, s.line())
 	}
 	return f
 }
@@ -343,6 +471,30 @@ func listTable(conn *nftables.Conn, name string) (fingerprint, error) {
 			comment, _ := userdata.GetString(r.UserData, userdata.TypeComment)
 			f = append(f, ruleLine(c.Name, r.Exprs, comment))
 		}
+	}
+	sets, err := conn.GetSets(inetTable(name))
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(sets, func(a, b *nftables.Set) int { return strings.Compare(a.Name, b.Name) })
+	for _, k := range sets {
+		if k.Anonymous { // part of a rule
+			continue
+		}
+		elements, err := conn.GetSetElements(k)
+		if errors.Is(err, unix.ENOENT) {
+			continue // gone meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		s := Set{Name: k.Name}
+		for _, e := range elements {
+			if a, ok := netip.AddrFromSlice(e.Key); ok {
+				s.Addrs = append(s.Addrs, a)
+			}
+		}
+		f = append(f, s.line())
 	}
 	return f, nil
 }

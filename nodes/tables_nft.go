@@ -31,12 +31,17 @@ type TableRule struct {
 
 // Cond is one condition of a rule. What is "iif", "oif" (a device's name),
 // "network OFFSET", "transport OFFSET" (bytes of the header), "l4proto", "nfproto",
-// or something else that cannot be told from a packet.
+// "ct state", or something else that cannot be told from a packet.
 type Cond struct {
-	What  string `json:"what"`
-	Not   bool   `json:"not,omitempty"`
+	What string `json:"what"`
+	Not  bool   `json:"not,omitempty"`
+	// Op is "" for equal; ">=" and "<=" compare as numbers, most significant byte first.
+	Op    string `json:"op,omitempty"`
 	Mask  []byte `json:"mask,omitempty"`
 	Value []byte `json:"value"`
+	// Set is the name of a set that the value must be one of; its members are Values.
+	Set    string   `json:"set,omitempty"`
+	Values [][]byte `json:"values,omitempty"`
 }
 
 // Packet is what a rule can be matched with.
@@ -44,6 +49,8 @@ type Packet struct {
 	In, Out            string // devices
 	Protocol           byte
 	Network, Transport []byte // headers
+	// State is what connection tracking says of it; 0 when that is not known.
+	State ConnState
 }
 
 // Matches says whether the rule takes the packet. sure is false when the rule
@@ -65,21 +72,41 @@ func (r TableRule) Matches(p Packet) (matches, sure bool) {
 				have[i] &= c.Mask[i]
 			}
 		}
-		if bytes.Equal(have, c.Value) == c.Not {
+		if c.holds(have) == c.Not {
 			return false, true
 		}
 	}
 	return true, sure
 }
 
+// holds compares a value, whatever Not says.
+func (c Cond) holds(have []byte) bool {
+	switch {
+	case c.Set != "":
+		return slices.ContainsFunc(c.Values, func(v []byte) bool { return bytes.Equal(v, have) })
+	case c.Op == ">=":
+		return bytes.Compare(have, c.Value) >= 0
+	case c.Op == "<=":
+		return bytes.Compare(have, c.Value) <= 0
+	}
+	return bytes.Equal(have, c.Value)
+}
+
 // load is what the condition compares.
 func (c Cond) load(p Packet) (value []byte, known bool) {
 	var offset int
+	size := len(c.Value)
+	if c.Set != "" {
+		if len(c.Values) == 0 {
+			return nil, true // of which nothing is a member
+		}
+		size = len(c.Values[0])
+	}
 	header := func(b []byte) ([]byte, bool) {
-		if offset+len(c.Value) > len(b) {
+		if offset+size > len(b) {
 			return nil, false
 		}
-		return b[offset : offset+len(c.Value)], true
+		return b[offset : offset+size], true
 	}
 	name := func(dev string) ([]byte, bool) {
 		b := append([]byte(dev), make([]byte, unix.IFNAMSIZ)...)
@@ -96,6 +123,8 @@ func (c Cond) load(p Packet) (value []byte, known bool) {
 		return []byte{unix.NFPROTO_IPV4}, true
 	case "ethertype", "link 12":
 		return []byte{0x08, 0x00}, true
+	case "ct state":
+		return binaryutil.NativeEndian.PutUint32(uint32(p.State)), p.State != 0
 	}
 	if n, _ := fmt.Sscanf(c.What, "network %d", &offset); n == 1 {
 		return header(p.Network)
@@ -132,9 +161,19 @@ func (c Cond) String() string {
 	if c.Not {
 		op = " != "
 	}
+	if c.Op != "" {
+		op = " " + c.Op + " "
+	}
 	value := fmt.Sprintf("%#x", c.Value)
 	what := c.What
 	switch {
+	case c.Set != "":
+		if name := map[string]string{"network 12": "ip saddr", "network 16": "ip daddr"}[what]; name != "" {
+			what = name
+		}
+		value = "@" + c.Set
+	case what == "ct state" && len(c.Mask) == 4:
+		return "ct state " + ConnState(binaryutil.NativeEndian.Uint32(c.Mask)).String()
 	case what == "iif" || what == "oif":
 		what, value = what+"name", fmt.Sprintf("%q", bytes.TrimRight(c.Value, "\x00"))
 	case (what == "network 12" || what == "network 16") && len(c.Value) == 4:
@@ -174,6 +213,17 @@ func (c Cond) String() string {
 	return what + op + value
 }
 
+// String is the states in nft's words.
+func (s ConnState) String() string {
+	var words []string
+	for i, word := range []string{"invalid", "established", "related", "new"} {
+		if s&(1<<i) != 0 {
+			words = append(words, word)
+		}
+	}
+	return strings.Join(words, ",")
+}
+
 func protocolName(p byte) string {
 	switch p {
 	case unix.IPPROTO_ICMP:
@@ -202,6 +252,7 @@ func tableRules() ([]TableRule, error) {
 		return nil, err
 	}
 	var out []TableRule
+	sets := setReader{conn: conn, read: map[string][][]byte{}}
 	for _, family := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyINet, nftables.TableFamilyBridge} {
 		chains, err := conn.ListChainsOfTableFamily(family)
 		if err != nil {
@@ -220,7 +271,7 @@ func tableRules() ([]TableRule, error) {
 				continue // gone meanwhile
 			}
 			for _, r := range rules {
-				out = append(out, tableRule(base, r))
+				out = append(out, sets.fill(c.Table, tableRule(base, r)))
 			}
 			if c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop {
 				base.Verdict = "policy drop"
@@ -229,6 +280,50 @@ func tableRules() ([]TableRule, error) {
 		}
 	}
 	return out, nil
+}
+
+// setReader reads the members of sets that rules name, each set once.
+type setReader struct {
+	conn *nftables.Conn
+	read map[string][][]byte // by table and name; nil for one that has intervals or is gone
+}
+
+// fill gives the conditions that look into a set its members. Those of other
+// kinds than plain values are made such that cannot be told from a packet.
+func (s setReader) fill(t *nftables.Table, r TableRule) TableRule {
+	for i, c := range r.Conds {
+		if c.Set == "" {
+			continue
+		}
+		key := families[t.Family] + " " + t.Name + " " + c.Set
+		values, ok := s.read[key]
+		if !ok {
+			values = s.members(t, c.Set)
+			s.read[key] = values
+		}
+		if values == nil {
+			c = Cond{What: c.What + " @" + c.Set, Not: c.Not}
+		}
+		c.Values = values
+		r.Conds[i] = c
+	}
+	return r
+}
+
+func (s setReader) members(t *nftables.Table, name string) [][]byte {
+	set, err := s.conn.GetSetByName(t, name)
+	if err != nil || set.Interval || set.IsMap {
+		return nil
+	}
+	elements, err := s.conn.GetSetElements(set)
+	if err != nil {
+		return nil
+	}
+	values := [][]byte{}
+	for _, e := range elements {
+		values = append(values, e.Key)
+	}
+	return values
 }
 
 // tableRule reads a rule's expressions: registers that are loaded, masked and
@@ -256,6 +351,11 @@ func tableRule(base TableRule, r *nftables.Rule) TableRule {
 		case *expr.Bitwise:
 			mask = e.Mask
 		case *expr.Cmp:
+			if (e.Op == expr.CmpOpGte || e.Op == expr.CmpOpLte) && mask == nil {
+				op := map[expr.CmpOp]string{expr.CmpOpGte: ">=", expr.CmpOpLte: "<="}[e.Op]
+				base.Conds = append(base.Conds, Cond{What: what, Op: op, Value: e.Data})
+				break
+			}
 			if what == "mark" && len(e.Data) == 4 {
 				what = fmt.Sprintf("mark %#x", binaryutil.NativeEndian.Uint32(e.Data))
 				cond(nil, e.Op == expr.CmpOpNeq)
@@ -269,12 +369,14 @@ func tableRule(base TableRule, r *nftables.Rule) TableRule {
 			n := e.Packets
 			base.Packets = &n
 		case *expr.Ct:
-			what = "ct"
+			if what = "ct"; e.Key == expr.CtKeySTATE {
+				what = "ct state"
+			}
 		case *expr.Fib:
 			what = "fib"
 		case *expr.Lookup:
-			what = "set " + e.SetName
-			cond(nil, e.Invert)
+			base.Conds = append(base.Conds, Cond{What: what, Not: e.Invert, Mask: mask, Set: e.SetName})
+			mask = nil
 		case *expr.Match:
 			what = "match " + e.Name
 			cond(nil, false)

@@ -152,7 +152,8 @@ func once(c lab.CheckSpec) bool {
 }
 
 func expectsFailure(c lab.CheckSpec) bool {
-	return c.Ping != nil && c.Ping.Expect == lab.ExpectFail || c.HTTP != nil && c.HTTP.Expect == lab.ExpectFail
+	return c.Ping != nil && c.Ping.Expect == lab.ExpectFail || c.HTTP != nil && c.HTTP.Expect == lab.ExpectFail ||
+		c.Policy != nil && c.Policy.Expect == lab.ExpectFail
 }
 
 // try runs a check once.
@@ -184,6 +185,8 @@ func (r *Runner) try(ctx context.Context, c lab.CheckSpec) (expected string, err
 		return r.kill(ctx, *c.Kill)
 	case c.Capture != nil:
 		return r.capture(ctx, *c.Capture)
+	case c.Policy != nil:
+		return r.policy(ctx, *c.Policy)
 	}
 	return "", errors.New("check: of no kind that this labctl knows")
 }

@@ -229,6 +229,15 @@ func (s *Supervisor) applyHost(ctx context.Context, h *host) error {
 // wire gives a node's containers the addresses that its agent has for them, as
 // a container runtime would.
 func (s *Supervisor) wire(h *host) error {
+	if err := s.address(h); err != nil {
+		return err
+	}
+	return s.spread()
+}
+
+// address is wire for the node itself; others may have policies about its
+// containers.
+func (s *Supervisor) address(h *host) error {
 	assign, err := h.joint.learn(s, h)
 	if err != nil {
 		return err

@@ -269,6 +269,7 @@ type pair struct {
 // each other host: such an agent is ready before it has told the kernel all,
 // and nobody but packets can tell when it has.
 func (s *Supervisor) commandPairs() []pair {
+	lets := s.lets()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var hosts []*host
@@ -280,8 +281,11 @@ func (s *Supervisor) commandPairs() []pair {
 	var pairs []pair
 	for i, from := range hosts {
 		for _, to := range hosts[i+1:] {
-			if from.agent.command != nil || to.agent.command != nil {
-				pairs = append(pairs, pair{from.containers[0].endpoint, to.containers[0].addr.Addr(), to.containers[0].name})
+			if from.agent.command == nil && to.agent.command == nil {
+				continue
+			}
+			if x, y := between(from, to, lets); x != nil {
+				pairs = append(pairs, pair{x.endpoint, y.addr.Addr(), y.name})
 			}
 		}
 	}

@@ -187,15 +187,7 @@ func (s *Supervisor) settle(ctx context.Context, neighbours bool) error {
 		}
 		s.at(r.Name).reconciler.Set(st)
 	}
-	s.mu.Lock()
-	hosts := slices.Clone(s.hosts)
-	s.mu.Unlock()
-	for _, h := range hosts {
-		if err := s.renew(h); err != nil {
-			return err
-		}
-	}
-	return nil
+	return s.renewAll()
 }
 
 // renew gives a host its state anew.

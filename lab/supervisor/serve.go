@@ -68,6 +68,10 @@ func (s *Supervisor) answer(ctx context.Context, c *rpc.Conn) {
 		if tables, err = s.tables(r.Tables.Endpoints); err == nil {
 			err = c.Send(lab.Response{Tables: tables})
 		}
+	case r.Policies != nil:
+		if err = s.setPolicies(ctx, r.Policies.Policies); err == nil {
+			err = c.Send(lab.Response{})
+		}
 	case r.Fault != nil:
 		var faults []lab.ActiveFault
 		if faults, err = s.inject(ctx, *r.Fault); err == nil {

@@ -45,25 +45,38 @@ func (s *Supervisor) verify(ctx context.Context) {
 }
 
 // verifyPair picks two endpoints on different hosts. Without a network that
-// joins the containers, hosts are as far as a packet gets.
+// joins the containers, or where policies let none of them through, hosts are
+// as far as a packet gets.
 func (s *Supervisor) verifyPair() (from *endpoint, to netip.Addr, name string) {
+	lets := s.lets()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var last *host // nobody is stopped or dead yet
-	for _, h := range s.hosts {
-		if last == nil {
-			last = h
-			continue
-		}
-		if h.agent != nil && last.agent != nil && len(h.containers) > 0 && len(last.containers) > 0 &&
-			h.plan.AnswersGateway() && last.plan.AnswersGateway() {
-			return last.containers[0].endpoint, h.containers[0].addr.Addr(), h.containers[0].name
+	for i, a := range s.hosts { // nobody is stopped or dead yet
+		for _, b := range s.hosts[i+1:] {
+			if a.agent == nil || b.agent == nil || !a.plan.AnswersGateway() || !b.plan.AnswersGateway() {
+				continue
+			}
+			if x, y := between(a, b, lets); x != nil {
+				return x.endpoint, y.addr.Addr(), y.name
+			}
 		}
 	}
-	if last == nil || len(s.hosts) < 2 {
+	if len(s.hosts) < 2 {
 		return nil, netip.Addr{}, ""
 	}
 	return s.hosts[0].endpoint, s.hosts[1].plan.NIC.Addr.Addr(), s.hosts[1].name
+}
+
+// between finds the first containers of two hosts that may ping each other.
+func between(a, b *host, lets func(from, to *container) bool) (from, to *container) {
+	for _, x := range a.containers {
+		for _, y := range b.containers {
+			if lets(x, y) {
+				return x, y
+			}
+		}
+	}
+	return nil, nil
 }
 
 // crossed pings until an answer comes or ctx ends. Each probe waits a little
