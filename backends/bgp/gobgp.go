@@ -85,7 +85,12 @@ func (g *GoBGP) Set(ctx context.Context, c Config) error {
 		return errors.New("bgp: AS, router id and addresses of a running speaker do not change; start it again")
 	}
 	if g.config.ASN == 0 || g.config.Transit != c.Transit || !slices.Equal(selfPeers(g.config), selfPeers(c)) {
-		if err := g.server.SetPolicies(ctx, policies(c)); err != nil {
+		definitions, export := policies(c)
+		err := g.server.SetPolicies(ctx, definitions) // which leaves assignments alone
+		if err == nil {
+			err = g.server.SetPolicyAssignment(ctx, &api.SetPolicyAssignmentRequest{Assignment: export})
+		}
+		if err != nil {
 			return fmt.Errorf("bgp: export policy: %w", err)
 		}
 	}
@@ -138,7 +143,7 @@ func (g *GoBGP) start(ctx context.Context, c Config) error {
 // policies is what is told to peers: a node's own routes only, everything by
 // one that others' packets cross. (GoBGP's default is to pass on all that BGP
 // allows.)
-func policies(c Config) *api.SetPoliciesRequest {
+func policies(c Config) (definitions *api.SetPoliciesRequest, export *api.PolicyAssignment) {
 	r := &api.SetPoliciesRequest{}
 	var statements []*api.Statement
 	if self := selfPeers(c); len(self) > 0 {
@@ -165,13 +170,12 @@ func policies(c Config) *api.SetPoliciesRequest {
 	if c.Transit {
 		otherwise = api.RouteAction_ROUTE_ACTION_ACCEPT
 	}
-	export := &api.Policy{Name: "export", Statements: statements}
-	r.Policies = []*api.Policy{export}
-	r.Assignments = []*api.PolicyAssignment{{
+	const name = "export"
+	r.Policies = []*api.Policy{{Name: name, Statements: statements}}
+	return r, &api.PolicyAssignment{
 		Name: "global", Direction: api.PolicyDirection_POLICY_DIRECTION_EXPORT,
-		Policies: []*api.Policy{{Name: export.Name}}, DefaultAction: otherwise,
-	}}
-	return r
+		Policies: []*api.Policy{{Name: name}}, DefaultAction: otherwise,
+	}
 }
 
 // selfPeers are the addresses of the peers that get our address as next hop.
@@ -339,6 +343,7 @@ func (g *GoBGP) View(ctx context.Context, detail Detail) (View, error) {
 		} else {
 			s.Failure = g.log.failure(addr)
 		}
+		s.BFD = a.State.GetBfdState().GetSessionState() == api.BfdSessionState_BFD_SESSION_STATE_UP
 		v.Sessions = append(v.Sessions, s)
 	})
 	if err != nil {

@@ -1,6 +1,7 @@
 package bgp
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,6 +29,7 @@ type Host struct {
 	mu        sync.Mutex // guards all below
 	config    Config
 	configErr error
+	viewErr   error
 	view      View
 	unwritten []Unwritten
 	// stale are routes of an earlier life, kept until the sessions have told
@@ -52,12 +54,15 @@ type Report struct {
 	Kernel nodes.Report `json:"-"`
 }
 
-// Earlier lists the routes in the kernel that an earlier speaker wrote. It is
-// what tells a restarted speaker from a new one.
-func Earlier(ns *nodes.Namespace) ([]nodes.Route, error) { return ns.RoutesOf(Protocol) }
+// Earlier lists the routes in the kernel that an earlier speaker wrote with a
+// protocol number. It is what tells a restarted speaker from a new one.
+func Earlier(ns *nodes.Namespace, protocol int) ([]nodes.Route, error) {
+	return ns.RoutesOf(protocol)
+}
 
 // NewHost joins a speaker to the namespace that it was born in. stale are the
-// routes of an earlier life ([Earlier]). Both s and ns stay the caller's.
+// routes of an earlier life ([Earlier]), of no use to a speaker that writes the
+// kernel itself. Both s and ns stay the caller's.
 func NewHost(ns *nodes.Namespace, s Speaker, stale []nodes.Route, log *slog.Logger) (*Host, error) {
 	h := &Host{speaker: s, ns: ns, log: log, stale: stale, wake: make(chan struct{}, 1), changed: make(chan struct{}, 1)}
 	if !s.WritesKernel() {
@@ -65,6 +70,8 @@ func NewHost(ns *nodes.Namespace, s Speaker, stale []nodes.Route, log *slog.Logg
 		if h.reconciler, err = nodes.NewReconciler(ns, nodes.Owner{Name: "labctl bgp", Protocol: Protocol}); err != nil {
 			return nil, err
 		}
+	} else {
+		h.stale = nil
 	}
 	return h, nil
 }
@@ -135,10 +142,15 @@ func (h *Host) Run(ctx context.Context) error {
 				continue
 			}
 		}
-		if err := h.step(ctx); err != nil {
-			h.mu.Lock()
-			h.configErr = err
-			h.mu.Unlock()
+		err := h.step(ctx)
+		if ctx.Err() != nil {
+			continue
+		}
+		h.mu.Lock()
+		told := h.viewErr != nil
+		h.viewErr = err
+		h.mu.Unlock()
+		if err != nil && !told {
 			h.log.Warn("bgp", "err", err)
 		}
 		notify(h.changed)
@@ -205,8 +217,8 @@ func (h *Host) Report() Report {
 	if h.config.ClusterID.IsValid() {
 		r.ClusterID = h.config.ClusterID.String()
 	}
-	if h.configErr != nil {
-		r.Err = h.configErr.Error()
+	if err := cmp.Or(h.configErr, h.viewErr); err != nil {
+		r.Err = err.Error()
 	}
 	if h.reconciler != nil {
 		r.Kernel = h.reconciler.Report()

@@ -72,7 +72,7 @@ func TestEarlier(t *testing.T) {
 	h.ip("route", "add", "10.1.2.0/26", "via", "192.0.2.2", "dev", "eth0", "onlink", "proto", "bgp")
 	h.ip("route", "add", "10.1.3.0/26", "proto", "bgp", "nexthop", "via", "192.0.2.2", "dev", "eth0", "nexthop", "via", "198.51.100.2", "dev", "eth0")
 	h.ip("route", "add", "10.1.4.0/26", "via", "192.0.2.4", "proto", "bird")
-	got, err := Earlier(h.ns)
+	got, err := Earlier(h.ns, Protocol)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -43,11 +43,22 @@ func speak(in io.Reader, out io.Writer) error {
 		return err
 	}
 	defer ns.Close()
-	stale, err := Earlier(ns)
+	dir, protocol := os.Getenv(birdVariable), Protocol
+	if dir != "" {
+		protocol = BirdProtocol
+	}
+	stale, err := Earlier(ns, protocol)
 	if err != nil {
 		return err
 	}
-	s := NewGoBGP(log, len(stale) > 0)
+	var s Speaker
+	if dir != "" {
+		if s, err = NewBird(dir, log, len(stale) > 0); err != nil {
+			return err
+		}
+	} else {
+		s = NewGoBGP(log, len(stale) > 0)
+	}
 	h, err := NewHost(ns, s, stale, log)
 	if err != nil {
 		return err

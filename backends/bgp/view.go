@@ -44,6 +44,8 @@ type Session struct {
 	Client  bool         `json:"client,omitempty"`
 	State   SessionState `json:"state"`
 	Since   time.Time    `json:"since,omitzero"` // Established since
+	// BFD is true while the peer answers BFD's packets. bird does not tell.
+	BFD bool `json:"bfd,omitempty"`
 	// Received, Accepted and Advertised are numbers of routes.
 	Received   int `json:"received"`
 	Accepted   int `json:"accepted"`
