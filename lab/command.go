@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"labctl/backends/bgp"
 )
 
 // AgentVariables are what a node's own agent command is told, each as ${NAME}
@@ -41,6 +43,19 @@ func (c CommandPlan) Name() string {
 		return "labctl"
 	}
 	return filepath.Base(c.Argv[0])
+}
+
+// CheckSpeakers makes sure that the lab's BGP speakers can be started here.
+func CheckSpeakers(p *Plan) error {
+	names := p.NeedsBird()
+	if len(names) == 0 {
+		return nil
+	}
+	if _, err := bgp.FindBird(); err != nil {
+		return &Failure{Kind: Unable, Err: fmt.Errorf("%s: speaker: bird: not found on this machine", strings.Join(names, ", ")),
+			Cure: "install it (Debian: bird2), or write speaker: gobgp in the lab file"}
+	}
+	return nil
 }
 
 // CheckCommand makes sure that a node's agent can be started here, as far as

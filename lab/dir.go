@@ -130,6 +130,9 @@ func (d Dir) EtcdSocket() string { return d.path("etcd.sock") }
 // Node is the directory that is /run/flannel to a node.
 func (d Dir) Node(node string) string { return d.path("nodes", node) }
 
+// Speaker is where an endpoint's BGP speaker has its files.
+func (d Dir) Speaker(endpoint string) string { return d.path("nodes", endpoint) }
+
 // SubnetEnv is the file that a node's agent writes for the container runtime.
 func (d Dir) SubnetEnv(node string) string { return d.path("nodes", node, "subnet.env") }
 

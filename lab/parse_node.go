@@ -105,11 +105,6 @@ func notBuilt(t reflect.Type, key string, value *yaml.Node) (message, hint strin
 			}
 			return "a timeline of faults is not built yet", "leave it out, and use labctl exec to break things by hand", true
 		}
-	case reflect.TypeFor[NodeSpec]():
-		switch key {
-		case "speaker":
-			return "BGP speakers are not built yet", "leave it out, and use network with one of the backends " + backendTypes(), true
-		}
 	case reflect.TypeFor[PolicyPeer]():
 		switch key {
 		case "namespaceSelector":

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"time"
 
+	"labctl/backends/bgp"
 	"labctl/backends/calico"
 )
 
@@ -23,6 +24,8 @@ type Plan struct {
 	Network json.RawMessage `json:"network,omitempty"`
 	// Calico is what goes into etcd in a Calico lab, nil in any other.
 	Calico *calico.Config `json:"calico,omitempty"`
+	// BGP are the timers of all speakers, nil where routes do not come by BGP.
+	BGP *bgp.Timers `json:"bgp,omitempty"`
 	// Pool is the containers' network (Network.Network, or Calico's pool);
 	// invalid without one.
 	Pool     netip.Prefix `json:"pool,omitzero"`
@@ -72,6 +75,16 @@ type RouterPlan struct {
 	Netns  string      `json:"netns"`
 	NICs   []NICPlan   `json:"nics"`
 	Routes []RoutePlan `json:"routes,omitempty"`
+	// Speaker is nil for a router that does not speak BGP.
+	Speaker *SpeakerPlan `json:"speaker,omitempty"`
+}
+
+// SpeakerPlan is a BGP speaker.
+type SpeakerPlan struct {
+	Program string `json:"program"` // gobgp or bird
+	ASN     uint32 `json:"asn"`
+	// ClusterID is a route reflector's, invalid for others.
+	ClusterID netip.Addr `json:"clusterID,omitzero"`
 }
 
 // InternetPlan is the outside world: one namespace whose server answers HTTP
@@ -113,6 +126,8 @@ type NodePlan struct {
 	NIC    NICPlan     `json:"nic"`
 	Routes []RoutePlan `json:"routes,omitempty"`
 	Wiring Wiring      `json:"wiring,omitempty"` // "" is BridgeWiring
+	// Speaker is nil where routes do not come by BGP.
+	Speaker *SpeakerPlan `json:"speaker,omitempty"`
 	// Bridge joins the node's containers: cni0, or docker0; "" with another
 	// wiring.
 	Bridge string `json:"bridge,omitempty"`

@@ -23,6 +23,7 @@ func DiffPlans(a, b *Plan) []string {
 		d.value("network", string(a.Network), string(b.Network))
 	}
 	d.calico(a.Calico, b.Calico)
+	d.value("bgp", describeTimers(a.BGP), describeTimers(b.BGP))
 	d.value("leaseTTL", a.LeaseTTL, b.LeaseTTL)
 	diffNamed(d, "segment", a.Segments, b.Segments, func(s SegmentPlan) string { return s.Name }, d.segment)
 	diffNamed(d, "router", a.Routers, b.Routers, func(r RouterPlan) string { return r.Name }, d.router)
@@ -107,6 +108,7 @@ func onOff(b bool) string {
 func (d *planDiff) router(a, b RouterPlan) {
 	d.value("router "+b.Name+": segments", describeNICs(a.NICs), describeNICs(b.NICs))
 	d.value("router "+b.Name+": routes", describeRoutes(a.Routes), describeRoutes(b.Routes))
+	d.value("router "+b.Name+": speaker", a.Speaker.describe(), b.Speaker.describe())
 }
 
 func describeNICs(nics []NICPlan) []string {
@@ -194,6 +196,7 @@ func (d *planDiff) policy(a, b PolicySpec) {
 }
 
 func (d *planDiff) node(a, b NodePlan) {
+	d.value(b.Name+": speaker", a.Speaker.describe(), b.Speaker.describe())
 	object := b.Name + ": "
 	d.value(object+"segment", a.NIC.Segment, b.NIC.Segment)
 	d.value(object+"address", a.NIC.Addr.Addr(), b.NIC.Addr.Addr())

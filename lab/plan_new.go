@@ -51,6 +51,7 @@ func NewPlan(s *Spec, m Machine) (*Plan, error) {
 	}
 	if c := b.calico; c != nil {
 		p.Backend, p.Calico, p.Pool = c.Backend(), c, c.Pool
+		p.BGP = b.bgpTimers()
 	}
 	for _, n := range s.Nodes {
 		node, err := b.node(n)
@@ -189,6 +190,7 @@ func (b *planner) node(n NodeSpec) (NodePlan, error) {
 	} else {
 		p.Wiring = w
 	}
+	p.Speaker = b.nodeSpeaker(n)
 	if n.Agent != nil {
 		p.Command = &CommandPlan{Argv: n.Agent.Command, Env: n.Agent.Env}
 	}

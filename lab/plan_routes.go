@@ -18,6 +18,7 @@ func (b *planner) planRouters() []RouterPlan {
 			p.NICs = append(p.NICs, b.nic(fmt.Sprintf("eth%d", i), r.Name, segment))
 		}
 		p.Routes = b.routesOf(r)
+		p.Speaker = b.routerSpeaker(r)
 		plans = append(plans, p)
 	}
 	return plans

@@ -72,6 +72,10 @@ type RouterSpec struct {
 	Name string `yaml:"-"`
 	// Segments are the segments that the router joins.
 	Segments []string `yaml:"segments,omitempty" jsonschema:"required"`
+	// AS makes the router a BGP speaker of that autonomous system, in a Calico lab with routes by BGP. It peers with all speakers on its segments.
+	AS int `yaml:"as,omitempty" jsonschema:"minimum=1,maximum=4294967294"`
+	// Speaker is the router's BGP speaker: gobgp, the default, or bird.
+	Speaker string `yaml:"speaker,omitempty" jsonschema:"enum=gobgp,enum=bird"`
 }
 
 // CalicoSpec is a Calico network. The keys have Calico's names and mean what
@@ -83,8 +87,10 @@ type CalicoSpec struct {
 	BlockSize int `yaml:"blockSize,omitempty" jsonschema:"minimum=20,maximum=32"`
 	// Encapsulation says when packets between hosts are wrapped; None, the default, is the only one built yet.
 	Encapsulation string `yaml:"encapsulation,omitempty" jsonschema:"enum=None"`
-	// Routes says who makes the routes to other hosts' blocks: store (each agent, from etcd), the default and the only one built yet.
-	Routes string `yaml:"routes,omitempty" jsonschema:"enum=store"`
+	// Routes says who makes the routes to other hosts' blocks: store (each agent, from etcd), the default, or bgp (a BGP speaker on each host).
+	Routes string `yaml:"routes,omitempty" jsonschema:"enum=store,enum=bgp"`
+	// BGP is how the speakers speak, where routes come by BGP.
+	BGP *BGPSpec `yaml:"bgp,omitempty"`
 	// NATOutgoing lets containers reach what is outside the pool by their host's address. Off when left out.
 	NATOutgoing Switch `yaml:"natOutgoing,omitempty"`
 	// StrictAffinity forbids hosts to borrow single addresses from the blocks of others. Off when left out.
@@ -93,6 +99,23 @@ type CalicoSpec struct {
 	MaxBlocksPerHost int `yaml:"maxBlocksPerHost,omitempty" jsonschema:"minimum=1"`
 	// GatewayRoute off leaves out the route to 169.254.1.1 that hosts without a default route get: the kernel then does not answer containers that ask for it. On when left out.
 	GatewayRoute Switch `yaml:"gatewayRoute,omitempty"`
+}
+
+// BGPSpec is how the BGP speakers of a Calico network speak. Times are whole
+// seconds, but bfd.
+type BGPSpec struct {
+	// AS is the number of the nodes' autonomous system, 64512 when left out.
+	AS int `yaml:"as,omitempty" jsonschema:"minimum=1,maximum=4294967294"`
+	// Timers are lab, which find out in seconds that a host is gone (the default), or calico, which are what BIRD has in Calico: 240 seconds.
+	Timers string `yaml:"timers,omitempty" jsonschema:"enum=lab,enum=calico"`
+	// HoldTime is how long a silent peer is believed in, 3s or more.
+	HoldTime time.Duration `yaml:"holdTime,omitempty"`
+	// KeepAlive is how often a sign of life is sent, a third of holdTime when left out.
+	KeepAlive time.Duration `yaml:"keepAlive,omitempty"`
+	// GracefulRestart is how long peers keep the routes of a speaker that ended.
+	GracefulRestart time.Duration `yaml:"gracefulRestart,omitempty"`
+	// BFD is the interval of BFD's packets, 100ms say; three that are missing end a session. No BFD when left out.
+	BFD time.Duration `yaml:"bfd,omitempty"`
 }
 
 // InternetSpec is the outside world.
@@ -124,6 +147,12 @@ type NodeSpec struct {
 	Containers Containers `yaml:"containers,omitempty"`
 	// Agent is a program that runs as the node's agent in the place of labctl's own, such as a real flanneld.
 	Agent *AgentSpec `yaml:"agent,omitempty"`
+	// Speaker is the node's BGP speaker, where routes come by BGP: gobgp, inside the agent, the default; or bird, which is Debian's package bird2.
+	Speaker string `yaml:"speaker,omitempty" jsonschema:"enum=gobgp,enum=bird"`
+	// AS is the node's autonomous system: its router's, if that speaks BGP, else the lab's when left out.
+	AS int `yaml:"as,omitempty" jsonschema:"minimum=1,maximum=4294967294"`
+	// Reflector makes the node a route reflector with this cluster id, 1.0.0.1 say. The other nodes then have sessions with reflectors only.
+	Reflector netip.Addr `yaml:"reflector,omitempty"`
 	// Wiring is how containers are joined to the node: bridge, or in Calico labs routed, where each container has a link of its own to its host, which answers ARP for 169.254.1.1 there.
 	Wiring string `yaml:"wiring,omitempty" jsonschema:"enum=bridge,enum=routed"`
 }

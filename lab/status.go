@@ -2,6 +2,7 @@ package lab
 
 import (
 	"labctl/backends"
+	"labctl/backends/bgp"
 	"labctl/nodes"
 )
 
@@ -26,16 +27,18 @@ const (
 
 // Status is what `labctl status -o json` prints. Fields are only ever added.
 type Status struct {
-	SchemaVersion int             `json:"schemaVersion"`
-	Name          string          `json:"name"`
-	State         State           `json:"state"`
-	Reasons       []string        `json:"reasons"`
-	Backend       string          `json:"backend,omitempty"`
-	Network       string          `json:"network,omitempty"`
-	Timings       Timings         `json:"timings"`
-	Etcd          *EtcdStatus     `json:"etcd,omitempty"`
-	Nodes         []NodeStatus    `json:"nodes"`
-	Processes     []ProcessStatus `json:"processes"`
+	SchemaVersion int          `json:"schemaVersion"`
+	Name          string       `json:"name"`
+	State         State        `json:"state"`
+	Reasons       []string     `json:"reasons"`
+	Backend       string       `json:"backend,omitempty"`
+	Network       string       `json:"network,omitempty"`
+	Timings       Timings      `json:"timings"`
+	Etcd          *EtcdStatus  `json:"etcd,omitempty"`
+	Nodes         []NodeStatus `json:"nodes"`
+	// Routers are the routers that speak BGP.
+	Routers   []RouterStatus  `json:"routers,omitempty"`
+	Processes []ProcessStatus `json:"processes"`
 	// Faults are those of labctl fault that last.
 	Faults []ActiveFault `json:"faults,omitempty"`
 	// StaticNeighbours is true when underlay neighbours were set beforehand so
@@ -75,6 +78,8 @@ type NodeStatus struct {
 	Agent      string   `json:"agent,omitempty"` // OwnAgent, or what the lab file's program is called
 	AgentPid   int      `json:"agentPid,omitempty"`
 	SubnetFile string   `json:"subnetFile,omitempty"`
+	// BGP is what the node's speaker knows, in labs whose routes come by BGP.
+	BGP *bgp.Report `json:"bgp,omitempty"`
 	// Traffic is what the agent itself has carried (backend udp).
 	Traffic    *backends.Traffic `json:"traffic,omitempty"`
 	Drift      []Drift           `json:"drift"`
@@ -82,6 +87,15 @@ type NodeStatus struct {
 	Foreign    []Drift           `json:"foreign"` // found, not labctl's, left alone
 	Problems   []string          `json:"problems"`
 	Containers []ContainerStatus `json:"containers"`
+}
+
+// RouterStatus is one router that speaks BGP.
+type RouterStatus struct {
+	Name    string      `json:"name"`
+	Netns   string      `json:"netns"`
+	State   State       `json:"state"`
+	Reasons []string    `json:"reasons"`
+	BGP     *bgp.Report `json:"bgp,omitempty"`
 }
 
 // ContainerStatus is one container.

@@ -166,6 +166,9 @@ func build(ctx context.Context, d Dir, o UpOptions, lock *os.File) (*Status, err
 	if _, err := remove(d); err != nil {
 		return nil, err
 	}
+	if err := CheckSpeakers(o.Plan); err != nil {
+		return nil, errors.Join(err, removeDir(d))
+	}
 	for _, n := range o.Plan.Nodes {
 		if err := CheckCommand(n); err != nil {
 			return nil, errors.Join(err, removeDir(d))

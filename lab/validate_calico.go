@@ -38,9 +38,8 @@ func (v *validator) checkCalico() {
 		v.add("calico.pool", fmt.Sprintf("calico: pool: %s is not for hosts", v.calico.Pool), "use one such as 10.244.0.0/16")
 	case v.calico.Encapsulation != calico.None:
 		v.add("calico.encapsulation", fmt.Sprintf("calico: encapsulation: %s is not built yet", v.calico.Encapsulation), "use None, or leave it out")
-	case v.calico.Routes != calico.FromStore:
-		v.add("calico.routes", fmt.Sprintf("calico: routes: %s is not built yet", v.calico.Routes), "use store, or leave it out")
 	}
+	v.checkBGP()
 	v.calicoMTU()
 	v.blocks()
 }

@@ -383,6 +383,12 @@ func (g *GoBGP) View(ctx context.Context, detail Detail) (View, error) {
 		for k := range s.Out {
 			s.Out[k].Best = false
 		}
+		for _, r := range v.Best {
+			if r.Peer != s.Peer && config.Transit && slices.Contains(r.Path, s.ASN) {
+				r.Best, r.Rejected = false, fmt.Sprintf("AS loop: AS %d, which is %s's, is in the path", s.ASN, s.Peer)
+				s.Withheld = append(s.Withheld, r)
+			}
+		}
 	}
 	return v, nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -78,6 +79,12 @@ func NewHost(ns *nodes.Namespace, s Speaker, stale []nodes.Route, log *slog.Logg
 
 // Set gives the configuration that holds from now on.
 func (h *Host) Set(ctx context.Context, c Config) {
+	h.mu.Lock()
+	same := h.configErr == nil && reflect.DeepEqual(h.config, c)
+	h.mu.Unlock()
+	if same {
+		return
+	}
 	err := h.speaker.Set(ctx, c)
 	if err != nil {
 		h.log.Warn("bgp", "err", err)

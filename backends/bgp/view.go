@@ -56,6 +56,9 @@ type Session struct {
 	// In and Out are the routes themselves, where they were asked for.
 	In  []Route `json:"in,omitempty"`
 	Out []Route `json:"out,omitempty"`
+	// Withheld are best paths that are not told, as the peer would find its own
+	// AS in them. Of bird they are not known: the peer refuses them.
+	Withheld []Route `json:"withheld,omitempty"`
 }
 
 // Route is one path to a prefix.

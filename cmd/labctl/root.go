@@ -135,7 +135,7 @@ tools what happens. It needs no containers, no daemon, and no root.`,
 		}
 	}
 	group("life", a.upCommand(), a.downCommand(), a.lsCommand(), a.labsCommand(), a.showCommand())
-	group("look", a.statusCommand(), a.execCommand(), a.shellCommand(), a.pingCommand(), a.traceCommand(), a.captureCommand(), a.tcpdumpCommand(), a.iperfCommand(), a.logsCommand(), a.nodeCommand(), a.policyCommand(), a.faultCommand(), a.testCommand(), a.benchCommand())
+	group("look", a.statusCommand(), a.execCommand(), a.shellCommand(), a.pingCommand(), a.traceCommand(), a.captureCommand(), a.tcpdumpCommand(), a.iperfCommand(), a.logsCommand(), a.nodeCommand(), a.bgpCommand(), a.policyCommand(), a.faultCommand(), a.testCommand(), a.benchCommand())
 	group("host", a.agentCommand(), a.dockerOptsCommand())
 	group("help", a.doctorCommand(), a.versionCommand(), a.completionCommand())
 	root.SetHelpCommand(helpCommand())

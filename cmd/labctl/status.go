@@ -177,6 +177,14 @@ func (a *app) printStatus(st *lab.Status) error {
 			fmt.Fprintf(a.stdout, "%s: %s\n", n.Name, p)
 		}
 	}
+	speakers := st.Speakers()
+	for _, s := range speakers {
+		for _, p := range s.Sessions {
+			if p.State != lab.Established {
+				fmt.Fprintf(a.stdout, "%s: BGP session with %s: %s\n", s.Name, p.Peer, lab.WhyDown(s, p, speakers))
+			}
+		}
+	}
 	if wide {
 		if err := a.printTraffic(st); err != nil {
 			return err

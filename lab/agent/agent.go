@@ -91,6 +91,7 @@ type Agent struct {
 	pending    map[uint64]leasesKnown // by the value of sets
 	lease      *backends.Held         // flannel's; nil before the first
 	teller     teller
+	speaker    *speaker // nil without BGP, and before it is started
 }
 
 // leasesKnown tells sets of leases, or of hosts and their blocks, apart.
@@ -226,8 +227,15 @@ func (a *Agent) obey(store chan<- struct{}) {
 				a.reconciler.KeepDown(o.Down)
 			}
 		}
+		speaker := a.speaker
+		a.mu.Unlock()
+		detail := speaker.obey(o, a.Log)
+		a.mu.Lock()
 		if o.Ask != a.report.Answered {
 			a.report.Traffic, a.report.Answered = a.system.traffic(), o.Ask
+			if detail != nil {
+				a.report.BGP = detail
+			}
 		}
 		a.mu.Unlock()
 		a.send()
@@ -280,6 +288,13 @@ func (a *Agent) send() {
 	if a.reconciler != nil {
 		r := a.reconciler.Report()
 		a.report.Held, a.report.Drift, a.report.Healed, a.report.Foreign = r.Held, r.Drift, r.Healed, r.Foreign
+		if a.speaker != nil {
+			k := a.speaker.host.Report().Kernel
+			a.report.Drift = append(a.report.Drift, k.Drift...)
+			a.report.Healed = append(a.report.Healed, k.Healed...)
+			a.report.Foreign = append(a.report.Foreign, k.Foreign...)
+			r.Err = cmp.Or(r.Err, a.speaker.trouble, k.Err)
+		}
 		a.report.Error, a.report.Unsupported = cmp.Or(a.trouble, r.Err), r.Unsupported
 		if k, ok := a.pending[r.Generation]; ok {
 			a.report.Leases, a.report.Digest, a.report.Revision = k.count, k.digest, k.revision

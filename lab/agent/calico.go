@@ -22,6 +22,7 @@ type calicoSystem struct {
 	store  *calico.Store
 	config calico.Config
 	last   map[string]netip.Addr // the containers' addresses, by name
+	bgp    *speaker              // nil where routes come from the store
 }
 
 var _ system = (*calicoSystem)(nil)
@@ -35,11 +36,21 @@ func (c *calicoSystem) join(ctx context.Context, client *clientv3.Client) (nodes
 	c.Log.Info("network config", "pool", c.config.Pool, "blockSize", c.config.BlockSize, "encapsulation", c.config.Encapsulation, "routes", c.config.Routes)
 	c.update(func(r *Report) { r.Phase = Assigning })
 	c.settle(ctx)
+	if c.config.Routes == calico.BGP {
+		if c.bgp, err = c.newSpeaker(); err != nil {
+			return nodes.Owner{}, err
+		}
+	}
 	return nodes.Owner{Name: "labctl agent", Protocol: calico.Protocol}, ctx.Err()
 }
 
-// carry does nothing: the kernel forwards.
-func (c *calicoSystem) carry(ctx context.Context) error { return nil }
+// carry runs the BGP speaker, if there is one: the kernel forwards.
+func (c *calicoSystem) carry(ctx context.Context) error {
+	if c.bgp == nil {
+		return nil
+	}
+	return c.bgp.run(ctx, c.Agent)
+}
 
 func (c *calicoSystem) traffic() *backends.Traffic { return nil }
 
@@ -151,6 +162,11 @@ func (c *calicoSystem) follow(ctx context.Context) error {
 			}
 		case <-due:
 		case <-c.ordered:
+		case <-c.bgp.heard():
+			if snap.Revision > 0 {
+				c.await(snap)
+			}
+			continue
 		}
 		due = nil
 		if snap.Revision == 0 {
@@ -180,8 +196,11 @@ func (c *calicoSystem) set(snap calico.Snapshot) {
 		}
 	}
 	remotes, problems := snap.Remotes(c.Node)
-	if c.config.Routes == calico.FromStore {
+	if c.bgp == nil {
 		h.Remotes = remotes
+	} else {
+		c.announce(snap)
+		c.await(snap)
 	}
 	st, more := calico.Desired(h)
 	problems = append(problems, more...)

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 
 	"labctl/backends"
+	"labctl/backends/bgp"
 	"labctl/nodes"
 )
 
@@ -46,6 +47,10 @@ type Report struct {
 	Healed   []nodes.Healed `json:"healed,omitempty"`
 	Foreign  []nodes.Change `json:"foreign,omitempty"`
 	Problems []string       `json:"problems,omitempty"`
+	// BGP is what the host's speaker knows, nil where routes do not come by BGP.
+	// The routes of its sessions are in it as of the order whose number is
+	// Answered.
+	BGP *bgp.Report `json:"bgp,omitempty"`
 	// Traffic is what the agent itself has carried, as of the order with this
 	// number; nil with a backend whose packets the kernel forwards.
 	Traffic  *backends.Traffic `json:"traffic,omitempty"`
@@ -71,8 +76,22 @@ type Order struct {
 	// Containers are the host's. In a Calico network the agent gives each an
 	// address: the one that it has here, or any.
 	Containers []Container `json:"containers,omitempty"`
-	// Ask is another number than before when the Traffic of now is wanted.
+	// Ask is another number than before when the Traffic of now is wanted, and
+	// what the BGP speaker knows.
 	Ask uint64 `json:"ask,omitempty"`
+	// BGP is what the host's BGP speaker is to do but for the routes that it
+	// originates; nil for a host without one.
+	BGP *Speaker `json:"bgp,omitempty"`
+	// Out are hosts that do not run, by order: nobody waits for their routes.
+	Out []string `json:"out,omitempty"`
+}
+
+// Speaker is a host's BGP speaker.
+type Speaker struct {
+	Program string `json:"program"` // gobgp or bird
+	// Dir is where bird has its files.
+	Dir    string     `json:"dir"`
+	Config bgp.Config `json:"config"`
 }
 
 // Container is one container of a host.

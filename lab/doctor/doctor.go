@@ -129,6 +129,7 @@ func tools() []Finding {
 		{"tcpdump", "tcpdump", "looking at packets"},
 		{"iperf3", "iperf3", "measuring with a known tool"},
 		{"etcdctl", "etcd-client", "looking into the store"},
+		{"bird", "bird2", "BGP speakers that are bird, as in calico-mixed-bird"},
 	} {
 		f := Finding{Name: t.program, For: t.use, Cure: "install it (Debian: " + t.pkg + ")"}
 		if path, err := exec.LookPath(t.program); err == nil {

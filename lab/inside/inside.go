@@ -19,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
@@ -73,6 +74,11 @@ var commands = map[string]struct {
 		ctx, stop := untilSignal()
 		defer stop()
 		return 0, etcd.Run(ctx, conf, os.NewFile(3, "control"))
+	}},
+	"__speaker": {1, func(args []string, _ io.Writer) (int, error) {
+		ctx, stop := untilSignal()
+		defer stop()
+		return 0, agent.RunRouter(ctx, args[0], os.NewFile(3, "control"), slog.New(slog.NewTextHandler(os.Stderr, nil)))
 	}},
 	"__probe": {0, func(_ []string, stdout io.Writer) (int, error) {
 		ctx, stop := untilSignal()

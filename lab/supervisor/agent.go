@@ -77,7 +77,10 @@ func (s *Supervisor) order(h *host) {
 	// One that is dead hears it when it starts again, one that is paused and
 	// does not read when it goes on.
 	if h.agent != nil && h.agent.conn != nil && !s.paused(h.plan.Name) {
-		o := agent.Order{Store: s.etcdReady, Hosts: s.running(), Hold: h.held, Down: h.down, Ask: s.asked}
+		o := agent.Order{Store: s.etcdReady, Hosts: s.running(), Hold: h.held, Down: h.down, Ask: s.asked, BGP: s.speaker(h.name, h.plan.Speaker)}
+		if o.BGP != nil {
+			o.Out = s.outs()
+		}
 		for _, c := range h.containers {
 			o.Containers = append(o.Containers, agent.Container{Name: c.plan.Name, Dev: c.plan.Port, Addr: c.plan.Addr})
 		}

@@ -123,6 +123,11 @@ func (s *Supervisor) makeLinks(ctx context.Context) error {
 		if err := s.endpoints[p.Name].apply(ctx, st); err != nil {
 			return err
 		}
+		if p.Speaker != nil {
+			s.mu.Lock()
+			s.routers = append(s.routers, s.newRouterLocked(p))
+			s.mu.Unlock()
+		}
 	}
 	for _, p := range s.plan.Nodes {
 		h := s.newHost(p)
@@ -148,6 +153,9 @@ func (s *Supervisor) makeLinks(ctx context.Context) error {
 		if err := s.endpoints[p.Name].apply(ctx, s.segmentState(p)); err != nil {
 			return err
 		}
+	}
+	for _, r := range s.routers {
+		r.begin(ctx)
 	}
 	for _, h := range s.hosts {
 		if h.agent != nil {

@@ -51,6 +51,7 @@ func (s *Supervisor) evaluate(ctx context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.moved.Broadcast()
+	s.orderChanged()
 	for _, h := range s.hosts {
 		h.settled = h.settled || len(s.hostReasons(h)) == 0
 	}
@@ -92,6 +93,7 @@ func (s *Supervisor) tellChanges() {
 	now := s.statusLocked()
 	for i := range now.Nodes {
 		now.Nodes[i].Traffic = nil // whoever asks has it told; that is no change
+		now.Nodes[i].BGP = nil
 	}
 	if s.told == nil || !reflect.DeepEqual(*s.told, *now) {
 		s.told = now
@@ -105,6 +107,11 @@ func (s *Supervisor) reasons() []string {
 	add := func(format string, a ...any) { why = append(why, fmt.Sprintf(format, a...)) }
 	if s.etcd != nil && !s.etcdReady {
 		add("etcd: %s", processReason(s.etcd))
+	}
+	for _, r := range s.routers {
+		for _, why := range r.reasons() {
+			add("%s: %s", r.name, why)
+		}
 	}
 	digest, leases, agents, others := "", 0, 0, false
 	for _, h := range s.hosts {

@@ -40,6 +40,16 @@ func (s *Supervisor) statusLocked() *lab.Status {
 			st.Processes = append(st.Processes, s.etcd.status())
 		}
 	}
+	for _, r := range s.routers {
+		rs := lab.RouterStatus{Name: r.name, Netns: r.plan.Netns, State: lab.Ready, Reasons: r.reasons(), BGP: r.report.BGP}
+		if len(rs.Reasons) > 0 {
+			rs.State = lab.Degraded
+		} else {
+			rs.Reasons = []string{}
+		}
+		st.Routers = append(st.Routers, rs)
+		st.Processes = append(st.Processes, r.status())
+	}
 	for _, h := range s.hosts {
 		st.Nodes = append(st.Nodes, s.hostStatus(h))
 		if h.agent != nil {
@@ -95,6 +105,7 @@ func (s *Supervisor) hostStatus(h *host) lab.NodeStatus {
 		n.Peers = max(r.Leases-1, 0)
 		n.VTEPMAC = r.VTEPMAC
 		n.Traffic = r.Traffic
+		n.BGP = r.BGP
 		n.Drift = append(n.Drift, drifts(h.name, r.Drift)...)
 		n.Healed = append(n.Healed, healedDrifts(h.name, r.Healed)...)
 		n.Foreign = append(n.Foreign, drifts(h.name, r.Foreign)...)

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"labctl/backends/bgp"
 	"labctl/lab"
 )
 
@@ -44,18 +45,24 @@ type Supervisor struct {
 	hosts     []*host
 	etcd      *process
 	etcdReady bool
-	events    []lab.Event
-	watchers  map[chan lab.Event]struct{}
-	state     lab.State
-	timings   lab.Timings
-	built     bool
-	verified  bool
-	verifying bool
-	gaveUp    bool          // an agent said that this kernel cannot
-	told      *lab.Status   // the status that watchers know
-	changed   chan struct{} // capacity 1: something that the lab's state depends on
-	asked     uint64        // how often agents were asked for their traffic
-	answered  chan struct{} // closed and made anew with each report
+	routers   []*router // those that speak BGP
+	// speakers are the configurations of all BGP speakers by speakersOf.
+	speakers   map[string]bgp.Config
+	speakersOf *lab.Plan
+	orderedOf  *lab.Plan // what orderChanged told last
+	orderedOut []string
+	events     []lab.Event
+	watchers   map[chan lab.Event]struct{}
+	state      lab.State
+	timings    lab.Timings
+	built      bool
+	verified   bool
+	verifying  bool
+	gaveUp     bool          // an agent said that this kernel cannot
+	told       *lab.Status   // the status that watchers know
+	changed    chan struct{} // capacity 1: something that the lab's state depends on
+	asked      uint64        // how often agents were asked for their traffic, and for what their speakers know
+	answered   chan struct{} // closed and made anew with each report
 }
 
 // Supervise is the supervisor's process. It returns when the lab cannot be

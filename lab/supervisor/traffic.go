@@ -19,6 +19,9 @@ func (s *Supervisor) askTraffic(ctx context.Context) {
 			s.order(h)
 		}
 	}
+	for _, r := range s.routers {
+		s.orderRouter(r)
+	}
 	s.mu.Unlock()
 	timeout := time.NewTimer(answerTimeout)
 	defer timeout.Stop()
@@ -27,6 +30,9 @@ func (s *Supervisor) askTraffic(ctx context.Context) {
 		missing, next := false, s.answered
 		for _, h := range s.hosts {
 			missing = missing || h.carries() && h.agent.report.Answered < ask
+		}
+		for _, r := range s.routers {
+			missing = missing || r.conn != nil && r.report.BGP != nil && r.report.Answered < ask
 		}
 		s.mu.Unlock()
 		if !missing {
@@ -45,7 +51,7 @@ func (s *Supervisor) askTraffic(ctx context.Context) {
 // carries says whether the node has an agent that could be asked. The caller
 // holds mu.
 func (h *host) carries() bool {
-	return h.agent != nil && h.agent.conn != nil && h.agent.report.Traffic != nil
+	return h.agent != nil && h.agent.conn != nil && (h.agent.report.Traffic != nil || h.agent.report.BGP != nil)
 }
 
 // heard wakes those who wait for agents' answers. The caller holds mu.
