@@ -50,7 +50,7 @@ func WhyDown(s Speaker, p Session, all []Speaker) string {
 			return fmt.Sprintf("%s is %s", o.Name, o.State)
 		}
 		for _, back := range o.Sessions {
-			if back.Peer == s.Name && back.Failure != nil && (p.Failure == nil || p.Failure.Cause == bgp.Waiting) {
+			if back.Peer == s.Name && back.Failure != nil && p.Passive {
 				w, c := back.Explain()
 				what, cure = o.Name+" says: "+w, c
 			}

@@ -12,9 +12,9 @@ import (
 	"labctl/nodes/nodestest"
 )
 
-// reflect makes the first hosts reflectors of one cluster, and the rest their
+// clustered makes the first hosts reflectors of one cluster, and the rest their
 // clients.
-func reflect(reflectors, clients []*host) {
+func clustered(reflectors, clients []*host) {
 	for _, r := range reflectors {
 		r.config.ClusterID = netip.MustParseAddr("1.0.0.1")
 		r.config.Transit = true
@@ -46,7 +46,7 @@ func TestReflector(t *testing.T) {
 			if birds := tt.bird(hosts); len(birds) > 0 {
 				withBird(t, birds...)
 			}
-			reflect(hosts[:1], hosts[1:])
+			clustered(hosts[:1], hosts[1:])
 			for _, h := range hosts {
 				h.start()
 			}
