@@ -1,14 +1,17 @@
 package bench
 
 import (
+	"context"
 	"encoding/xml"
 	"errors"
+	"fmt"
 	"io"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"labctl/lab"
 )
 
@@ -259,5 +262,49 @@ func TestDefaultBudget(t *testing.T) {
 	budget, err := DefaultBudget(all, s)
 	if err != nil || budget < least || budget > 72*time.Second {
 		t.Errorf("DefaultBudget() = %v, %v; want at least %v, and room for the labs in 75s", budget, err, least)
+	}
+}
+
+// A lab that was not well at any moment of a trial costs it that trial, with
+// the reason, and no other.
+func TestTrialsOfSickLabsDoNotCount(t *testing.T) {
+	t.Parallel()
+	h := &health{}
+	h.hear(lab.Event{State: lab.Ready})
+	tg := &target{Entry: Entry{Variant: Variant{Name: "udp"}}, health: h}
+	r := &run{result: &Result{}, skipped: map[string]int{}}
+	m := measurement{name: "tcp1", metrics: []Metric{faster("tcp1", "", "", "tcp1")}}
+	for round, events := range [][]lab.Event{
+		1: {},
+		2: {{State: lab.Degraded}, {State: lab.Ready}}, // and well again before its end
+		3: {{Process: "node1", Message: "ended: signal: killed; starts again in 100ms"}},
+		4: {{State: lab.Degraded}},
+		5: {},
+		6: {{State: lab.Ready}},
+		7: {{Changed: true}, {Step: "converged"}},
+	} {
+		if events == nil {
+			continue
+		}
+		m.take = func(context.Context, *run, *target, time.Duration) (map[string]float64, error) {
+			for _, e := range events {
+				h.hear(e)
+			}
+			return map[string]float64{"tcp1": float64(round)}, nil
+		}
+		if err := r.take(t.Context(), m, tg, round, time.Second); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if diff := cmp.Diff([]int{1, 6, 7}, r.result.series("tcp1", "udp").Rounds); diff != "" {
+		t.Errorf("rounds that count (-want +got):\n%s", diff)
+	}
+	var reasons []string
+	for _, d := range r.result.Discarded {
+		reasons = append(reasons, fmt.Sprintf("%d: %s", d.Round, d.Reason))
+	}
+	want := []string{"2: the lab was degraded", "3: node1: ended: signal: killed; starts again in 100ms", "4: the lab was degraded", "5: the lab was degraded"}
+	if diff := cmp.Diff(want, reasons); diff != "" {
+		t.Errorf("discarded (-want +got):\n%s", diff)
 	}
 }

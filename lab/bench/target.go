@@ -188,25 +188,27 @@ type health struct {
 }
 
 func (h *health) follow(ctx context.Context, c *lab.Client) {
-	err := c.Watch(ctx, func(e lab.Event) bool {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		switch {
-		case e.State == lab.Ready:
-			h.bad = ""
-		case e.State != "":
-			h.bad = "the lab was " + string(e.State)
-			h.note(h.bad)
-		case e.Process != "":
-			h.note(fmt.Sprintf("%s: %s", e.Process, e.Message))
-		}
-		return true
-	})
+	err := c.Watch(ctx, func(e lab.Event) bool { h.hear(e); return true })
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if ctx.Err() == nil {
 		h.bad = fmt.Sprintf("the lab is gone: %v", err)
 		h.note(h.bad)
+	}
+}
+
+// hear takes an event of the lab's.
+func (h *health) hear(e lab.Event) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case e.State == lab.Ready:
+		h.bad = ""
+	case e.State != "":
+		h.bad = "the lab was " + string(e.State)
+		h.note(h.bad)
+	case e.Process != "":
+		h.note(fmt.Sprintf("%s: %s", e.Process, e.Message))
 	}
 }
 

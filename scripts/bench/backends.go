@@ -22,7 +22,6 @@ type backends struct {
 	labctl string
 	rounds int
 	each   time.Duration // how long one stream lasts
-	gate   float64       // if above 0: only the first row, and an error when it is below
 	prefix string        // of the labs' names
 	labs   map[string]*benchLab
 }
@@ -62,9 +61,6 @@ func (b *backends) run(ctx context.Context) (err error) {
 		vxlan: "Backend: {Type: vxlan}", hostgw: "Backend: {Type: host-gw}",
 		udp0: "Backend: {Type: udp}", vxlan0: "Backend: {Type: vxlan}",
 	}
-	if b.gate > 0 {
-		kinds = map[string]string{udp: kinds[udp], vxlan: kinds[vxlan]}
-	}
 	for kind, backend := range kinds {
 		if err := b.up(ctx, servers, kind, backend); err != nil {
 			return err
@@ -72,9 +68,6 @@ func (b *backends) run(ctx context.Context) (err error) {
 	}
 	fmt.Printf("machine: %s, %s, %d cores, %s\n", kernel(), cpu(), runtime.NumCPU(), time.Now().Format("2006-01-02"))
 	fmt.Printf("container to container on two hosts, underlay MTU 1500, iperf3, TCP %s; %d rounds of %v, in random order\n\n", congestion, b.rounds, b.each)
-	if b.gate > 0 {
-		return b.runGate(ctx)
-	}
 	if err := b.measureAll(ctx); err != nil {
 		return err
 	}
@@ -190,28 +183,6 @@ func (b *backends) measureAll(ctx context.Context) error {
 		fmt.Fprintf(os.Stderr, "\rround %d of %d", round, b.rounds)
 	}
 	fmt.Fprintln(os.Stderr)
-	return nil
-}
-
-func (b *backends) runGate(ctx context.Context) error {
-	take := b.tcp(tcp1, 1)
-	for round := range b.rounds + 1 {
-		kinds := []string{udp, vxlan}
-		rand.Shuffle(2, func(i, j int) { kinds[i], kinds[j] = kinds[j], kinds[i] })
-		for _, k := range kinds {
-			if err := take(ctx, b.labs[k]); err != nil {
-				return err
-			}
-			if round == 0 {
-				b.labs[k].samples[tcp1] = nil
-			}
-		}
-	}
-	r := b.ratios(tcp1, udp, vxlan)
-	fmt.Printf("udp / vxlan, 1 TCP stream: %s, %.2f at least\n", describe(r, "%.2f"), b.gate)
-	if median(r) < b.gate {
-		return fmt.Errorf("udp / vxlan is %.2f, less than %.2f", median(r), b.gate)
-	}
 	return nil
 }
 

@@ -42,7 +42,6 @@ func main() {
 	compare := flag.Bool("backends", false, "compare backends instead")
 	flag.IntVar(&bb.rounds, "backend-rounds", 8, "rounds of each backend")
 	flag.DurationVar(&bb.each, "each", 2*time.Second, "how long each stream lasts")
-	flag.Float64Var(&bb.gate, "gate", 0, "measure only udp / vxlan, and fail when it is less")
 	var en engines
 	iperf := flag.Bool("iperf", false, "compare labctl's iperf with iperf3 instead")
 	flag.IntVar(&en.rounds, "iperf-rounds", 11, "rounds of each engine")
