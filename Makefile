@@ -4,7 +4,7 @@ LABCTL  := bin/labctl
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 export CGO_ENABLED := 0
 
-.PHONY: stress build test race tools bench bench-backends gate claims lint demo fuzz clean help bench-iperf
+.PHONY: bench-report stress build test race tools bench bench-backends gate claims lint demo fuzz clean help bench-iperf
 .DEFAULT_GOAL := build
 
 build: ## build the one static binary, bin/labctl
@@ -24,6 +24,9 @@ bench: build ## measure up, converged, first packet, down; compare with mininet
 
 bench-backends: build ## compare udp, vxlan and host-gw: streams, packets, latency, CPU, memory
 	scripts/tools && $(GO) run ./scripts/bench -labctl $(LABCTL) -backends
+
+bench-report: build ## labctl bench with its default settings: the tables of README, and bin/bench.html
+	$(LABCTL) bench -o markdown --html bin/bench.html --save bin/bench.json
 
 gate: build ## fail when backends are not in the order, and the proportion, that they always are in
 	scripts/gate $(LABCTL)
