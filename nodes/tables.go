@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"slices"
@@ -30,6 +31,9 @@ type Tables struct {
 	// Counters are /proc/net/snmp's and netstat's that are not zero, by nstat's names:
 	// IpInHdrErrors.
 	Counters map[string]uint64 `json:"counters"`
+	// LegacyTables are iptables-legacy's that are loaded (filter, nat): their
+	// rules, if they have any, are not among Rules.
+	LegacyTables []string `json:"legacyTables,omitempty"`
 	// Unread says which of the above could not be read.
 	Unread []string `json:"unread,omitempty"`
 }
@@ -50,6 +54,16 @@ type TableLink struct {
 	Local   netip.Addr     `json:"local,omitzero"`
 	RxDrop  uint64         `json:"rxDrop,omitempty"`
 	TxDrop  uint64         `json:"txDrop,omitempty"`
+	// XDP is the id of the program that sees packets before anybody else; 0: none.
+	XDP    uint32       `json:"xdp,omitempty"`
+	Qdiscs []TableQdisc `json:"qdiscs,omitempty"`
+}
+
+// TableQdisc is a queueing discipline of a device, tc's: ingress and clsact are
+// those that only have filters.
+type TableQdisc struct {
+	Kind  string `json:"kind"`
+	Drops uint64 `json:"drops,omitempty"` // by it, its filters and what is below it
 }
 
 // TableRoute is a route of any table. Kind is ip route's word for its type.
@@ -103,9 +117,11 @@ func (n *Namespace) Tables() (*Tables, error) {
 		}
 	}
 	unread("policy rules", l.policy())
+	unread("qdiscs", l.qdiscs())
 	err = n.Do(func() error {
 		unread("sysctls", l.sysctls())
 		unread("counters", l.counters())
+		unread("iptables-legacy", l.legacyTables())
 		rules, err := tableRules()
 		l.t.Rules = rules
 		unread("nftables", err)
@@ -144,6 +160,9 @@ func (l *looker) links() error {
 		}
 		if s := a.Statistics; s != nil {
 			e.RxDrop, e.TxDrop = s.RxDropped, s.TxDropped
+		}
+		if a.Xdp != nil && a.Xdp.Attached {
+			e.XDP = a.Xdp.ProgId
 		}
 		for _, x := range addrs {
 			if x.LinkIndex == a.Index {
@@ -266,6 +285,36 @@ func (l *looker) counters() error {
 		}
 	}
 	return nil
+}
+
+// qdiscs adds tc's to the devices, but for those that only stand for "none".
+func (l *looker) qdiscs() error {
+	all, err := dump(func() ([]netlink.Qdisc, error) { return l.h.QdiscList(nil) })
+	if err != nil {
+		return err
+	}
+	for _, q := range all {
+		link := l.t.Link(l.names[q.Attrs().LinkIndex])
+		if link == nil || q.Type() == "noqueue" {
+			continue
+		}
+		t := TableQdisc{Kind: q.Type()}
+		if s := q.Attrs().Statistics; s != nil && s.Queue != nil {
+			t.Drops = uint64(s.Queue.Drops)
+		}
+		link.Qdiscs = append(link.Qdiscs, t)
+	}
+	return nil
+}
+
+// legacyTables are named in a file that is there with the kernel's ip_tables.
+func (l *looker) legacyTables() error {
+	b, err := os.ReadFile("/proc/thread-self/net/ip_tables_names")
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		return nil // a kernel without; or this user has no say in the namespace
+	}
+	l.t.LegacyTables = strings.Fields(string(b))
+	return err
 }
 
 // Link finds a device by name, nil when there is none.

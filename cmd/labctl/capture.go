@@ -48,6 +48,9 @@ printed, one a line. Filters are compiled by tcpdump, where it is installed.`,
 		Args:              arguments(0, -1, "targets"),
 		ValidArgsFunction: a.completeNamespaces,
 		RunE: func(c *cobra.Command, args []string) error {
+			if err := a.noObjects("capture"); err != nil {
+				return err
+			}
 			switch {
 			case fl.count < 0:
 				return usage(fmt.Errorf("--count %d: negative", fl.count), "leave it out for no limit")
@@ -67,6 +70,14 @@ printed, one a line. Filters are compiled by tcpdump, where it is installed.`,
 	f.IntVarP(&fl.snap, "snaplen", "s", 0, "keep so many bytes of each packet (default: all)")
 	f.BoolVarP(&fl.link, "ethernet", "e", false, "print the Ethernet headers, too")
 	return c
+}
+
+// noObjects refuses the outputs that packets are not printed in.
+func (a *app) noObjects(command string) error {
+	if a.output == "json" || a.output == "yaml" {
+		return usage(fmt.Errorf("%s: --output %s: packets are lines or a file", command, a.output), "labctl "+command+" -w - ... | tshark -r - -T json")
+	}
+	return nil
 }
 
 func (a *app) capture(ctx context.Context, targets []string, fl captureFlags) error {

@@ -62,6 +62,9 @@ flags below are what there is. --host takes an endpoint's name, too.`,
 			if len(args) > 1 && c.ArgsLenAtDash() != 1 {
 				return usage(fmt.Errorf("tcpdump: %s: one endpoint", args[1]), "tcpdump's own arguments go after --: labctl tcpdump "+args[0]+" -- "+strings.Join(args[1:], " "))
 			}
+			if err := a.noObjects("tcpdump"); err != nil {
+				return err
+			}
 			return a.tcpdump(c.Context(), args[0], args[1:], fl)
 		},
 	}

@@ -206,12 +206,13 @@ type tracedFault struct {
 	last, missing string
 	evidence      string // in one of its lines
 	killAgent     string
+	can           []string // endpoint and a command: when it fails the machine cannot have the fault
 }
 
 // Faults are each named by code, and at the right hop.
 func TestTraceNamesFaults(t *testing.T) {
 	t.Parallel()
-	needTool(t, "ip", "bridge", "nft")
+	needTool(t, "ip", "bridge", "nft", "tc")
 	filter := func(endpoint, family, hook, rule string) [][]string {
 		return [][]string{{endpoint, "nft", "add table " + family + " broken; add chain " + family + " broken c { type filter hook " + hook + " priority 0; }; add rule " + family + " broken c " + rule}}
 	}
@@ -250,6 +251,11 @@ func TestTraceNamesFaults(t *testing.T) {
 				code: trace.PortFiltered, where: "node2", last: "node2:eth0", missing: "node2:flannel.1", evidence: "dport 8472"},
 			{name: "port 8472 filtered on the underlay", do: filter("lan", "bridge", "forward", "udp dport 8472 counter drop"), undo: unfilter("lan", "bridge"),
 				code: trace.PortFiltered, where: "lan", last: "lan:node1", missing: "lan:node2", evidence: "dport 8472"},
+			{name: "tc drops on the underlay", do: [][]string{{"node1", "tc", "qdisc", "add", "dev", "eth0", "root", "pfifo", "limit", "0"}},
+				undo: [][]string{{"node1", "tc", "qdisc", "del", "dev", "eth0", "root"}},
+				code: trace.TCDrop, where: "node1", last: "node1:flannel.1", missing: "node1:eth0", evidence: "tc dropped: pfifo of eth0 +"},
+			{name: "iptables-legacy", can: []string{"node2", "iptables-legacy", "-S"}, do: [][]string{{"node2", "iptables-legacy", "-A", "FORWARD", "-p", "icmp", "-j", "DROP"}}, undo: [][]string{{"node2", "iptables-legacy", "-F", "FORWARD"}},
+				code: trace.LegacyIPTables, where: "node2", last: "node2:flannel.1", missing: "node2:cni0", evidence: "iptables-legacy has filter loaded"},
 			{name: "no such container", args: []string{"node1.c1", "{net2}99"},
 				code: trace.ContainerGone, where: "node2", last: "node2:flannel.1", missing: "node2:cni0", evidence: "no interface of the lab has the address"},
 		})
@@ -277,6 +283,11 @@ func testTracedFaults(t *testing.T, file string, all []tracedFault) {
 }
 
 func (l *running) breakAndTrace(t *testing.T, b tracedFault) {
+	if b.can != nil {
+		if _, stderr, code := l.try(t, append([]string{"exec", "-l", l.name, b.can[0], "--"}, b.can[1:]...)...); code != 0 {
+			t.Skipf("%s: %s", strings.Join(b.can[1:], " "), stderr)
+		}
+	}
 	st := l.status(t)
 	var words []string
 	for i, n := range st.Nodes {

@@ -91,6 +91,11 @@ func (r *run) counted() (found []count) {
 			if w := was.Link(l.Name); w != nil {
 				grew(l.Name+" rx dropped", l.RxDrop, w.RxDrop)
 				grew(l.Name+" tx dropped", l.TxDrop, w.TxDrop)
+				for i, q := range l.Qdiscs {
+					if i < len(w.Qdiscs) && w.Qdiscs[i].Kind == q.Kind {
+						grew(tcDropped+q.Kind+" of "+l.Name, q.Drops, w.Qdiscs[i].Drops)
+					}
+				}
 			}
 		}
 		for i, rule := range now.Rules {
@@ -110,7 +115,11 @@ func (r *run) counted() (found []count) {
 	return found
 }
 
-const agentDropped = "agent dropped: "
+// What counters of these begin with.
+const (
+	agentDropped = "agent dropped: "
+	tcDropped    = "tc dropped: "
+)
 
 // takes says of a rule that it ends packets.
 func takes(r nodes.TableRule) bool {
@@ -128,6 +137,8 @@ func (r *run) guess(here string, counted []count) *Cause {
 			code = RPFilter
 		case strings.HasPrefix(c.what, "nftables: "):
 			code = NFTDrop
+		case strings.HasPrefix(c.what, tcDropped):
+			code = TCDrop
 		}
 		if code != "" {
 			return &Cause{Code: code, Where: c.endpoint, Evidence: []string{c.String()}}
@@ -138,7 +149,28 @@ func (r *run) guess(here string, counted []count) *Cause {
 			return &Cause{Code: NFTDrop, Where: here, Evidence: []string{fmt.Sprintf("%s: nftables, perhaps: %s", here, rule)}}
 		}
 	}
+	if c := r.unread(here); c != nil {
+		return c
+	}
 	return &Cause{Code: Unknown, Where: here}
+}
+
+// unread names what drops packets without telling labctl of it, where there is
+// such a thing: a program on the device where the packet is missing, before
+// anybody can see it there; iptables-legacy's tables where it was seen last.
+func (r *run) unread(here string) *Cause {
+	endpoint, device, _ := strings.Cut(r.trace.MissingAt, ":")
+	if t := r.net.tables[endpoint]; t != nil {
+		if l := t.Link(device); l != nil && l.XDP != 0 {
+			return &Cause{Code: XDPDrop, Where: endpoint, Evidence: []string{
+				fmt.Sprintf("%s: XDP program %d sees packets before anybody else and may drop them: bpftool prog show id %d", r.trace.MissingAt, l.XDP, l.XDP)}}
+		}
+	}
+	if t := r.net.tables[here]; t != nil && len(t.LegacyTables) > 0 {
+		return &Cause{Code: LegacyIPTables, Where: here, Evidence: []string{
+			fmt.Sprintf("%s: iptables-legacy has %s loaded, perhaps with a rule that drops it: labctl exec %s -- iptables-legacy -vnL", here, strings.Join(t.LegacyTables, ", "), here)}}
+	}
+	return nil
 }
 
 func (r *run) rules(endpoint string) []nodes.TableRule {

@@ -5,7 +5,8 @@
 // with -backends how fast packets go by each backend, and with -iperf how
 // labctl's iperf compares with iperf3. It prints the times of a 3-node lab beside mininet's of a 3-host network
 // without overlay or store, rounds interleaved, then those of nodes that come
-// and go (with -nodes only these), and then how labs grow from 3 to 100 nodes. Everything it starts it takes down again.
+// and go (with -nodes only these), of trace and the ping matrix (with -packets
+// only these), and then how labs grow from 3 to 100 nodes. Everything it starts it takes down again.
 package main
 
 import (
@@ -38,6 +39,7 @@ func main() {
 	flag.IntVar(&b.growth, "growth", 5, "rounds of each size")
 	sizes := flag.String("sizes", "3,20,50,100", "nodes of the growing lab")
 	onlyNodes := flag.Bool("nodes", false, "only nodes that come and go")
+	onlyPackets := flag.Bool("packets", false, "only trace and the ping matrix")
 	var bb backends
 	compare := flag.Bool("backends", false, "compare backends instead")
 	flag.IntVar(&bb.rounds, "backend-rounds", 8, "rounds of each backend")
@@ -63,6 +65,17 @@ func main() {
 		var err error
 		if bb.labctl, err = filepath.Abs(b.labctl); err == nil {
 			err = bb.run(ctx)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	if *onlyPackets {
+		var err error
+		if b.labctl, err = filepath.Abs(b.labctl); err == nil {
+			err = b.packets(ctx)
 		}
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", err)
@@ -174,6 +187,9 @@ func (b *bench) run(ctx context.Context) error {
 	}
 
 	if err := b.nodes(ctx); err != nil {
+		return err
+	}
+	if err := b.packets(ctx); err != nil {
 		return err
 	}
 
