@@ -43,6 +43,20 @@ type CheckSpec struct {
 	Capture *CaptureCheck `yaml:"capture,omitempty"`
 	// Policy sends what network policies are about: all (every container to every other, and what passes must be what the policies let through), or from one container to another.
 	Policy *PolicyCheck `yaml:"policy,omitempty"`
+	// Blackout bounds how long no packet gets through while the file's faults are played.
+	Blackout *BlackoutCheck `yaml:"blackout,omitempty"`
+}
+
+// BlackoutCheck is about one path: an answer is asked for every 10 ms.
+type BlackoutCheck struct {
+	// From is the endpoint that sends.
+	From string `yaml:"from,omitempty" jsonschema:"required"`
+	// To is the other endpoint.
+	To string `yaml:"to,omitempty" jsonschema:"required"`
+	// Least is how long at least the longest time without an answer has to be, 900ms.
+	Least time.Duration `yaml:"least,omitempty"`
+	// Most is how long it may be.
+	Most time.Duration `yaml:"most,omitempty" jsonschema:"required"`
 }
 
 // PingCheck is `ping: all` or `ping: {from, to, ...}`.
@@ -242,7 +256,7 @@ func (c CheckSpec) kinds() []string {
 		{c.Ping != nil, "ping"}, {c.Command != nil, "command"}, {c.HTTP != nil, "http"},
 		{c.Count != nil, "count"}, {c.MTU != nil, "mtu"}, {c.Store != nil, "store"}, {c.Calls != nil, "calls"},
 		{c.Converged != nil, "converged"}, {c.Latency != nil, "latency"}, {c.Throughput != nil, "throughput"}, {c.Kill != nil, "kill"},
-		{c.Capture != nil, "capture"},
+		{c.Capture != nil, "capture"}, {c.Blackout != nil, "blackout"},
 		{c.Policy != nil, "policy"},
 	} {
 		if k.set {
@@ -292,6 +306,8 @@ func (c CheckSpec) Title() string {
 		return fmt.Sprintf("throughput %s -> %s at least %v times %s -> %s", t.From, t.To, t.Least, t.Than.From, t.Than.To)
 	case c.Kill != nil:
 		return "ping " + c.Kill.From + " -> " + c.Kill.To + unlessOK(c.Kill.Expect) + " without an agent on " + c.Kill.Agent
+	case c.Blackout != nil:
+		return fmt.Sprintf("blackout %s -> %s at most %v", c.Blackout.From, c.Blackout.To, c.Blackout.Most)
 	case c.Capture != nil:
 		return c.Capture.On + ": packets while " + c.Capture.From + " pings " + c.Capture.To
 	case c.Policy != nil && c.Policy.All:

@@ -43,8 +43,9 @@ func openLabFile(data []byte) (*labFile, error) {
 		}
 	}
 	f.root, f.nodes = root, value
-	// Checks speak of the lab as its author wrote it.
+	// Checks and faults speak of the lab as its author wrote it.
 	drop(root, "checks")
+	drop(root, "faults")
 	return f, nil
 }
 

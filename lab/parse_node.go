@@ -69,16 +69,14 @@ func fieldsOf(t reflect.Type) map[string]int {
 }
 
 func (r *reader) unknownKey(path string, key, value *yaml.Node, t reflect.Type, fields map[string]int) {
-	if message, hint, ok := notBuilt(t, key.Value, resolve(value)); ok {
-		if message != "" {
-			if key.Value == "calico" {
-				r.spoil("network") // which it stands in the place of
-			}
-			if t == reflect.TypeFor[PolicyPeer]() {
-				r.spoil(strings.TrimSuffix(path, "."+key.Value))
-			}
-			r.addAt(at(key), show(path)+": "+message, hint)
+	if message, hint, ok := notBuilt(t, key.Value); ok {
+		if key.Value == "calico" {
+			r.spoil("network") // which it stands in the place of
 		}
+		if t == reflect.TypeFor[PolicyPeer]() {
+			r.spoil(strings.TrimSuffix(path, "."+key.Value))
+		}
+		r.addAt(at(key), show(path)+": "+message, hint)
 		return
 	}
 	r.spoil(path)
@@ -91,19 +89,12 @@ func (r *reader) unknownKey(path string, key, value *yaml.Node, t reflect.Type, 
 }
 
 // notBuilt knows the keys that the lab file will have and does not have yet.
-// An empty message lets an empty value pass.
-func notBuilt(t reflect.Type, key string, value *yaml.Node) (message, hint string, ok bool) {
-	empty := isNull(value) || value.Kind != yaml.ScalarNode && len(value.Content) == 0
+func notBuilt(t reflect.Type, key string) (message, hint string, ok bool) {
 	switch t {
 	case reflect.TypeFor[Spec]():
 		switch key {
 		case "calico":
 			return "not built yet", "use network with one of the backends " + backendTypes(), true
-		case "faults":
-			if empty {
-				return "", "", true
-			}
-			return "a timeline of faults is not built yet", "leave it out, and use labctl exec to break things by hand", true
 		}
 	case reflect.TypeFor[PolicyPeer]():
 		switch key {

@@ -42,6 +42,8 @@ type Spec struct {
 	Policies Policies `yaml:"policies,omitempty"`
 	// Checks are what labctl test asserts on the running lab, beside convergence.
 	Checks []CheckSpec `yaml:"checks,omitempty"`
+	// Faults are a timeline of what labctl test breaks when the checks have been run, while it counts the packets that do not get through.
+	Faults []FaultSpec `yaml:"faults,omitempty"`
 }
 
 // Segments are the lab's segments by name, in file order.

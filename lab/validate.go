@@ -67,6 +67,7 @@ func validate(s *Spec, r *report) {
 	v.connected()
 	v.policies()
 	v.checks()
+	v.faults()
 }
 
 func (v *validator) lab() {

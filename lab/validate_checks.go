@@ -33,7 +33,7 @@ func (c checkScope) problem(key, message, hint string) {
 }
 
 func (v *validator) check(c checkScope, spec CheckSpec) {
-	const kinds = "ping, command, http, count, mtu, store, calls, converged, latency, throughput, kill, capture, policy"
+	const kinds = "ping, command, http, count, mtu, store, calls, converged, latency, throughput, kill, capture, blackout, policy"
 	switch found := spec.kinds(); {
 	case len(found) == 0:
 		if !v.bad(c.path) {
@@ -141,6 +141,19 @@ func (v *validator) check(c checkScope, spec CheckSpec) {
 			c.missing("policy.port", "port: tcp/80")
 		} else if _, _, err := ParsePort(p.Port); err != nil {
 			c.problem("policy.port", err.Error(), "for example port: tcp/80")
+		}
+	}
+	if p := spec.Blackout; p != nil {
+		c.endpoint("blackout.from", p.From)
+		c.endpoint("blackout.to", p.To)
+		switch {
+		case p.Most == 0:
+			c.missing("blackout.most", "most: 200ms")
+		case p.Least < 0 || p.Most < p.Least:
+			c.problem("blackout.most", fmt.Sprintf("no time is between %v and %v", p.Least, p.Most), "most: 200ms")
+		}
+		if len(v.Faults) == 0 && !v.bad("faults") {
+			c.problem("blackout", "there are no faults to play", "add faults: [{at: 1s, do: kill etcd}]")
 		}
 	}
 	if p := spec.Store; p != nil {

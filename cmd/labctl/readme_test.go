@@ -328,7 +328,7 @@ func TestReadmeTables(t *testing.T) {
 	})
 	t.Run("checks", func(t *testing.T) {
 		t.Parallel()
-		want := []string{"ping", "command", "http", "count", "mtu", "store", "calls", "converged", "latency", "throughput", "kill", "capture", "policy"}
+		want := []string{"ping", "command", "http", "count", "mtu", "store", "calls", "converged", "latency", "throughput", "kill", "capture", "blackout", "policy"}
 		var got []string
 		for _, r := range rows(t, readme, "kind") {
 			got = append(got, r[0])

@@ -190,6 +190,9 @@ func printCheck(w io.Writer, width int, name string, r check.Result) {
 	fmt.Fprintf(w, "%-8s  %-*s  %-3s %s", marks[r.Outcome], width, name, claim, r.Title)
 	switch r.Outcome {
 	case check.Passed:
+		if r.Found != "as expected" {
+			fmt.Fprintf(w, ": %s", r.Found)
+		}
 		fmt.Fprintf(w, "  (%s)\n", millis(r.TookMs))
 	case check.Failed:
 		fmt.Fprintf(w, "  (%s)\n          expected: %s\n          found:    %s\n", millis(r.TookMs), r.Expected, r.Found)
