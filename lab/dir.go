@@ -66,6 +66,13 @@ func DirOf(name string) (Dir, error) {
 		return "", err
 	}
 	d := Dir(filepath.Join(base, name))
+	// Whoever can put a link there could have `up` write and `down` remove
+	// elsewhere: nobody but us is to be able to.
+	for _, p := range []string{base, string(d)} {
+		if err := owned(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return "", &Failure{Kind: Unable, Err: err, Cure: "remove it, when nothing of yours is behind it"}
+		}
+	}
 	if n := len(d.Socket()); n > maxSocketPath {
 		return "", &Failure{Kind: Usage, Err: fmt.Errorf("%s: a socket's path of %d bytes, at most %d", d.Socket(), n, maxSocketPath),
 			Cure: "choose a shorter name, or a shorter XDG_RUNTIME_DIR"}
@@ -187,7 +194,7 @@ func (d Dir) locked() bool {
 }
 
 func (d Dir) tryLock() (*os.File, error) {
-	f, err := os.OpenFile(d.lock(), os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
+	f, err := os.OpenFile(d.lock(), os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, err
 	}
