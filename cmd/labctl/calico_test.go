@@ -1,0 +1,147 @@
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"labctl/lab"
+	"labctl/lab/trace"
+)
+
+// upCalico brings two hosts up that have all of a pool of 16 addresses, 8 each.
+func (u user) upCalico(t *testing.T, options string) *running {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "labctl-test-") // where others can read it
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	file := filepath.Join(dir, "lab.yaml")
+	text := `name: calico
+calico: {pool: 10.9.0.0/28, blockSize: 29` + options + `}
+segments: {lan: {subnet: 192.168.50.0/24}}
+nodes:
+  node1: {subnet: 10.9.0.0/29, containers: 1}
+  node2: {subnet: 10.9.0.8/29, containers: 2}
+`
+	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return u.up(t, file)
+}
+
+// calicoHosts is how long another host and its container may take on a busy machine.
+const calicoHosts = 30 * time.Second
+
+// A host that finds no block borrows an address, to which all others then have
+// a route of its own; a key that makes two hosts owners of one block is told
+// with its cure, and leads no packet astray.
+func TestCalicoBorrowedAndTwoOwners(t *testing.T) {
+	t.Parallel()
+	needTool(t, "ip", "etcdctl")
+	forUsers(t, func(t *testing.T, u user) {
+		l := u.upCalico(t, "")
+		l.run(t, "node", "add", "node3", "-l", l.name, "--timeout", calicoHosts.String())
+		n3 := l.status(t).Nodes[2]
+		addr := n3.Containers[0].IP
+		if a, err := netip.ParseAddr(addr); err != nil || !netip.MustParsePrefix("10.9.0.0/28").Contains(a) || len(n3.Subnets) > 0 {
+			t.Fatalf("node3: blocks %v and container %q (%v), want none and an address of the pool", n3.Subnets, addr, err)
+		}
+		for _, host := range []string{"node1", "node2"} {
+			eventually(t, calicoHosts, func() error {
+				routes := l.exec(t, host, "ip", "route", "show", addr+"/32")
+				if !strings.HasPrefix(routes, addr+" via "+n3.PublicIP+" dev eth0 proto 80") {
+					return fmt.Errorf("%s: route to %s: %q, want one via %s", host, addr, routes, n3.PublicIP)
+				}
+				return nil
+			})
+		}
+		l.run(t, "ping", "-l", l.name, "--all")
+
+		const key = "/calico/ipam/v2/host/node2/ipv4/block/10.9.0.0-29" // node1's block
+		before := l.exec(t, "node2", "ip", "route")
+		l.etcdctl(t, "put", key, `{"state":"confirmed"}`)
+		told := func(n lab.NodeStatus) bool {
+			return slices.ContainsFunc(n.Problems, func(p string) bool {
+				return strings.Contains(p, "two owners of block 10.9.0.0/29: node2 claims it, and it is node1's") && strings.Contains(p, "etcdctl del "+key)
+			})
+		}
+		eventually(t, calicoHosts, func() error {
+			if n := l.status(t).Nodes[0]; !told(n) {
+				return fmt.Errorf("status: node1's problems %q, want two owners and the key to delete", n.Problems)
+			}
+			return nil
+		})
+		if after := l.exec(t, "node2", "ip", "route"); after != before {
+			t.Errorf("node2's routes changed by the second owner:\n%swere:\n%s", after, before)
+		}
+		l.run(t, "ping", "-l", l.name, "--all")
+		l.etcdctl(t, "del", key)
+		eventually(t, calicoHosts, func() error {
+			if n := l.status(t).Nodes[0]; len(n.Problems) > 0 {
+				return fmt.Errorf("status: node1's problems %q after the cure, want none", n.Problems)
+			}
+			return nil
+		})
+	})
+}
+
+// Where no address is left status says why and what to do, and a block that
+// somebody gives back is taken. A container that lies about its address is not
+// let in: its host counts it, and a trace names the cause.
+func TestCalicoExhaustedAndSpoofed(t *testing.T) {
+	t.Parallel()
+	needTool(t, "ip", "nstat")
+	forUsers(t, func(t *testing.T, u user) {
+		l := u.upCalico(t, ", strictAffinity: on")
+
+		to := l.status(t).Nodes[0].Containers[0].IP
+		// It knows the gateway: its host would not tell a liar.
+		l.exec(t, "node2.c2", "sh", "-c", "ip neigh replace 169.254.1.1 lladdr ee:ee:ee:ee:ee:ee dev eth0 nud permanent &&"+
+			"ip addr add 10.9.0.3/32 dev lo && ip route replace "+to+" via 169.254.1.1 dev eth0 src 10.9.0.3")
+		dropped := func() string {
+			return l.exec(t, "node2", "nstat", "-asz", "TcpExtIPReversePathFilter")
+		}
+		before := dropped()
+		tr := l.traced(t, 1, "node2.c2", "node1.c1")
+		if tr.Cause == nil || tr.Cause.Code != trace.RPFilter || tr.Cause.Where != "node2" {
+			t.Errorf("trace of a spoofed source: cause %+v, want %s at node2", tr.Cause, trace.RPFilter)
+		}
+		if after := dropped(); after == before {
+			t.Errorf("node2 counts as many dropped as before the spoofed packet:\n%s", after)
+		}
+		l.exec(t, "node2.c2", "sh", "-c", "ip route del "+to+" && ip addr del 10.9.0.3/32 dev lo")
+		l.run(t, "ping", "-l", l.name, "node2.c2", "node1.c1")
+
+		if _, stderr, code := l.try(t, "node", "add", "node3", "-l", l.name, "--timeout", "200ms"); code != 124 {
+			t.Fatalf("node add with no block left: exit status %d, want 124\n%s", code, stderr)
+		}
+		eventually(t, calicoHosts, func() error {
+			st := l.status(t)
+			for _, r := range st.Reasons {
+				if strings.Contains(r, "node3.c1: no address: all blocks of pool 10.9.0.0/28 are taken, and strictAffinity forbids to borrow; use a bigger pool") {
+					return nil
+				}
+			}
+			return fmt.Errorf("status: %s %q, want node3 without an address, why, and the cure", st.State, st.Reasons)
+		})
+		l.run(t, "node", "rm", "node2", "-l", l.name)
+		eventually(t, calicoHosts, func() error {
+			st := l.status(t)
+			if n := st.Nodes[len(st.Nodes)-1]; st.State != lab.Ready || n.Name != "node3" || !slices.Equal(n.Subnets, []string{"10.9.0.8/29"}) {
+				return fmt.Errorf("lab %s, %s has blocks %v, want ready, and node3 with node2's", st.State, n.Name, n.Subnets)
+			}
+			return nil
+		})
+		l.run(t, "ping", "-l", l.name, "node3.c1", "node1.c1")
+	})
+}
