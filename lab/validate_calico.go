@@ -36,8 +36,8 @@ func (v *validator) checkCalico() {
 		v.add(path, "calico: "+c.Field+": "+c.Text, c.Hint)
 	case special(v.calico.Pool):
 		v.add("calico.pool", fmt.Sprintf("calico: pool: %s is not for hosts", v.calico.Pool), "use one such as 10.244.0.0/16")
-	case v.calico.Encapsulation != calico.None:
-		v.add("calico.encapsulation", fmt.Sprintf("calico: encapsulation: %s is not built yet", v.calico.Encapsulation), "use None, or leave it out")
+	case v.calico.Encapsulation == calico.IPIP || v.calico.Encapsulation == calico.IPIPCrossSubnet:
+		v.add("calico.encapsulation", fmt.Sprintf("calico: encapsulation: %s is not built yet", v.calico.Encapsulation), "use VXLAN or VXLANCrossSubnet, or leave it out")
 	}
 	v.checkBGP()
 	v.calicoMTU()
@@ -66,13 +66,19 @@ func (v *validator) calicoOverhead() int { return 65535 - v.calico.MTU(nodes.Und
 func (v *validator) blocks() {
 	owner := map[netip.Prefix]string{}
 	addresses := map[netip.Addr]string{}
-	total := 0
+	total, and := 0, ""
+	if v.calico.Encapsulation.Device() != "" {
+		and = " and tunnel devices"
+	}
 	for _, n := range v.Nodes {
 		path := join("nodes", n.Name)
 		if by := owner[n.Subnet]; n.Subnet.IsValid() && by != "" {
 			v.add(path+".subnet", fmt.Sprintf("%s: block %s is already %s's", n.Name, n.Subnet, by), "each node has blocks of its own")
 		}
 		owner[n.Subnet] = n.Name
+		if v.calico.Encapsulation.Device() != "" {
+			total++ // its tunnel device
+		}
 		for i, c := range containersOf(n) {
 			total++
 			if !c.Address.IsValid() {
@@ -85,7 +91,7 @@ func (v *validator) blocks() {
 		}
 	}
 	if p := v.calico.Pool; p.IsValid() && p.Addr().Is4() && p.Bits() >= 8 && total > 1<<(32-p.Bits()) {
-		v.add("calico.pool", fmt.Sprintf("calico: pool: %d containers need an address each, %s has %d", total, p, 1<<(32-p.Bits())), "use a bigger pool or fewer containers")
+		v.add("calico.pool", fmt.Sprintf("calico: pool: %d containers%s need an address each, %s has %d", total, and, p, 1<<(32-p.Bits())), "use a bigger pool or fewer containers")
 	}
 }
 

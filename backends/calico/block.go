@@ -28,16 +28,46 @@ type attribute struct {
 	Secondary map[string]string `json:"secondary"`
 }
 
+// newAttribute is of a container's address, or of the host's tunnel device.
+func newAttribute(host, name string) attribute {
+	second := map[string]string{attrNode: host, attrPod: name}
+	if typ := tunnelType(name); typ != "" {
+		second = map[string]string{attrNode: host, attrType: typ}
+	}
+	return attribute{handle(host, name), second}
+}
+
+// allocation is what the attribute says of an address.
+func (at attribute) allocation(a netip.Addr) Allocation {
+	name := at.Secondary[attrPod]
+	for _, dev := range []string{VXLANDevice} {
+		if at.Secondary[attrType] == tunnelType(dev) {
+			name = dev
+		}
+	}
+	return Allocation{a, at.Secondary[attrNode], name}
+}
+
+// tunnelType is what IPAM calls the address of a tunnel device; "" for the
+// name of a container, which never has a dot.
+func tunnelType(name string) string {
+	if name == VXLANDevice {
+		return "vxlanTunnelAddress"
+	}
+	return ""
+}
+
 // What Secondary has.
 const (
 	attrNode = "node"
 	attrPod  = "pod"
+	attrType = "type"
 )
 
 // Allocation is one address that is taken.
 type Allocation struct {
 	Addr       netip.Addr
-	Host, Name string // the container's host, and its name there
+	Host, Name string // the container's host, and its name there; or a tunnel device's
 }
 
 type blockValue struct {
@@ -112,8 +142,7 @@ func (b *Block) Allocations() []Allocation {
 	var all []Allocation
 	for i, a := range b.allocations {
 		if a != nil {
-			s := b.attributes[*a].Secondary
-			all = append(all, Allocation{b.addr(i), s[attrNode], s[attrPod]})
+			all = append(all, b.attributes[*a].allocation(b.addr(i)))
 		}
 	}
 	return all
@@ -131,8 +160,13 @@ func (b *Block) ordinal(a netip.Addr) int {
 	return int(binary.BigEndian.Uint32(addr[:]) - binary.BigEndian.Uint32(base[:]))
 }
 
-// handle is what a container's addresses are found by.
-func handle(host, name string) string { return host + "." + name }
+// handle is what a container's addresses are found by, or a tunnel device's.
+func handle(host, name string) string {
+	if name == VXLANDevice {
+		return "vxlan-tunnel-addr-" + host
+	}
+	return host + "." + name
+}
 
 // of finds the address of a container.
 func (b *Block) of(host, name string) (netip.Addr, bool) {
@@ -160,7 +194,7 @@ func (b *Block) takeAddr(host, name string, a netip.Addr) bool {
 	}
 	b.unallocated = slices.Delete(b.unallocated, i, i+1)
 	index := len(b.attributes)
-	b.attributes = append(b.attributes, attribute{handle(host, name), map[string]string{attrNode: host, attrPod: name}})
+	b.attributes = append(b.attributes, newAttribute(host, name))
 	b.allocations[n] = &index
 	return true
 }
@@ -176,7 +210,7 @@ func (b *Block) release(gone func(Allocation) bool) bool {
 			continue
 		}
 		at := b.attributes[*a]
-		if gone(Allocation{b.addr(n), at.Secondary[attrNode], at.Secondary[attrPod]}) {
+		if gone(at.allocation(b.addr(n))) {
 			b.allocations[n] = nil
 			b.unallocated = append(b.unallocated, n)
 			changed = true

@@ -82,6 +82,15 @@ func Encapsulations() []Encapsulation {
 	return []Encapsulation{None, VXLAN, VXLANCrossSubnet, IPIP, IPIPCrossSubnet}
 }
 
+// Device is the tunnel device of each host, "" for None. It has an address of
+// its own, which IPAM gives to a Claim of this name.
+func (e Encapsulation) Device() string {
+	if e.vxlan() {
+		return VXLANDevice
+	}
+	return ""
+}
+
 func (e Encapsulation) ipip() bool  { return e == IPIP || e == IPIPCrossSubnet }
 func (e Encapsulation) vxlan() bool { return e == VXLAN || e == VXLANCrossSubnet }
 

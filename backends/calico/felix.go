@@ -23,6 +23,7 @@ type Remote struct {
 	Dst     netip.Prefix // a block, or a borrowed address
 	Host    string       // for messages
 	NextHop netip.Addr   // that host's address on the underlay
+	Tunnel  netip.Addr   // its tunnel device's; invalid when it has none, or has not said
 }
 
 // Host is all that the kernel state of one host follows from.
@@ -32,6 +33,8 @@ type Host struct {
 	Blocks   []netip.Prefix // our own, confirmed
 	Locals   []Local        // our containers
 	Remotes  []Remote       // of other hosts; those that somebody else makes routes for are left out
+	Name     string         // which the MAC of the VXLAN device follows from
+	Tunnel   netip.Addr     // of our own tunnel device; invalid while it has none
 }
 
 // Desired is all there is to a host of a Calico network: a route to each
@@ -41,6 +44,8 @@ type Host struct {
 //	172.17.8.2 dev veth1 scope link                       a container
 //	172.17.9.0/24 via 192.168.100.101 dev eth0 onlink     another host's block
 //	blackhole 172.17.8.0/24                               nobody's, else it went to the default route, and came back
+//
+// Where packets are wrapped there is the VXLAN device besides; see vtep.
 //
 // Problems are remotes without a way; they cost nobody else a route.
 func Desired(h Host) (s nodes.State, problems []error) {
@@ -53,10 +58,17 @@ func Desired(h Host) (s nodes.State, problems []error) {
 			s.Routes = append(s.Routes, nodes.Route{Dst: b, Kind: nodes.Blackhole})
 		}
 	}
+	if h.Encapsulation.vxlan() {
+		problems = append(problems, h.vtep(&s)...)
+	}
 	for _, r := range h.Remotes {
 		switch h.Encapsulation.Way(h.Underlay, r.NextHop) {
 		case Direct:
 			s.Routes = append(s.Routes, nodes.Route{Dst: r.Dst, Via: r.NextHop, Dev: h.Underlay.Dev, OnLink: true})
+		case ByVXLAN:
+			if r.Tunnel.IsValid() {
+				s.Routes = append(s.Routes, nodes.Route{Dst: r.Dst, Via: r.Tunnel, Dev: VXLANDevice, OnLink: true})
+			}
 		default:
 			problems = append(problems, fmt.Errorf("%s of %s: next hop %s is not on-link: %s is in %s; put all hosts on one segment, or set an encapsulation",
 				r.Dst, r.Host, r.NextHop, h.Underlay.Dev, h.Underlay.Prefix.Masked()))

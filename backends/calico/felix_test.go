@@ -21,8 +21,8 @@ func TestDesired(t *testing.T) {
 		Blocks:   []netip.Prefix{netip.MustParsePrefix("172.17.8.0/24"), netip.MustParsePrefix("172.17.7.1/32")},
 		Locals:   []Local{{netip.MustParseAddr("172.17.8.2"), "veth1"}},
 		Remotes: []Remote{
-			{netip.MustParsePrefix("172.17.9.0/24"), "node2", netip.MustParseAddr("192.168.100.101")},
-			{netip.MustParsePrefix("172.17.10.0/24"), "node3", netip.MustParseAddr("192.168.101.1")},
+			{Dst: netip.MustParsePrefix("172.17.9.0/24"), Host: "node2", NextHop: netip.MustParseAddr("192.168.100.101")},
+			{Dst: netip.MustParsePrefix("172.17.10.0/24"), Host: "node3", NextHop: netip.MustParseAddr("192.168.101.1")},
 		},
 	}
 	s, problems := Desired(host)

@@ -13,9 +13,9 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// Claim asks for an address for one container.
+// Claim asks for an address for one container, or for the host's tunnel device.
 type Claim struct {
-	Name string
+	Name string     // a container's, or Encapsulation.Device
 	Addr netip.Addr // the one that it must be; invalid: any
 }
 

@@ -212,11 +212,13 @@ func parseConfig(get func(key string) []byte) (Config, error) {
 type Node struct {
 	Name    string
 	Address netip.Prefix // on the underlay, with the length of its segment's prefix
+	Tunnel  netip.Addr   // of its VXLAN device; invalid while it has none
 	Labels  map[string]string
 }
 
 type nodeSpec struct {
-	BGP nodeBGP `json:"bgp"`
+	BGP       nodeBGP    `json:"bgp"`
+	VXLANAddr netip.Addr `json:"ipv4VXLANTunnelAddr,omitzero"`
 }
 
 type nodeBGP struct {
@@ -224,7 +226,7 @@ type nodeBGP struct {
 }
 
 func (n Node) value() (string, error) {
-	return encode("Node", metadata{Name: n.Name, Labels: n.Labels}, nodeSpec{nodeBGP{n.Address}})
+	return encode("Node", metadata{Name: n.Name, Labels: n.Labels}, nodeSpec{nodeBGP{n.Address}, n.Tunnel})
 }
 
 func parseNode(value []byte) (Node, error) {
@@ -232,7 +234,7 @@ func parseNode(value []byte) (Node, error) {
 	if err == nil && !spec.BGP.IPv4Address.IsValid() {
 		err = fmt.Errorf("no spec.bgp.ipv4Address")
 	}
-	return Node{Name: m.Name, Address: spec.BGP.IPv4Address, Labels: m.Labels}, err
+	return Node{Name: m.Name, Address: spec.BGP.IPv4Address, Tunnel: spec.VXLANAddr, Labels: m.Labels}, err
 }
 
 // Workload is a container with its address, as the others know it.

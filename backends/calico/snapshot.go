@@ -132,7 +132,7 @@ func (s Snapshot) Node(name string) *Node {
 // Registered says whether the store has a host and these of its containers,
 // and none besides.
 func (s Snapshot) Registered(n Node, containers []Workload) bool {
-	if has := s.Node(n.Name); has == nil || has.Address != n.Address {
+	if has := s.Node(n.Name); has == nil || has.Address != n.Address || has.Tunnel != n.Tunnel {
 		return false
 	}
 	want := map[string]Workload{}
@@ -175,7 +175,7 @@ func (s Snapshot) Remotes(self string) (all []Remote, problems []error) {
 			problems = append(problems, fmt.Errorf("%s of %s: there is no node %s in the store; start its agent, or delete the block", dst, host, host))
 			return
 		}
-		all = append(all, Remote{Dst: dst, Host: host, NextHop: n.Address.Addr()})
+		all = append(all, Remote{Dst: dst, Host: host, NextHop: n.Address.Addr(), Tunnel: n.Tunnel})
 	}
 	for _, a := range s.Affinities {
 		if b := s.block(a.Block); a.Host != self && a.State == Confirmed && b != nil && b.Host == a.Host {

@@ -41,7 +41,11 @@ func (c *calicoSystem) join(ctx context.Context, client *clientv3.Client) (nodes
 			return nodes.Owner{}, err
 		}
 	}
-	return nodes.Owner{Name: "labctl agent", Protocol: calico.Protocol}, ctx.Err()
+	o := nodes.Owner{Name: "labctl agent", Protocol: calico.Protocol}
+	if dev := c.config.Encapsulation.Device(); dev != "" {
+		o.Exclusive = []string{dev}
+	}
+	return o, ctx.Err()
 }
 
 // carry runs the BGP speaker, if there is one: the kernel forwards.
@@ -54,9 +58,10 @@ func (c *calicoSystem) carry(ctx context.Context) error {
 
 func (c *calicoSystem) traffic() *backends.Traffic { return nil }
 
-// node is this host as the others are to know it.
-func (c *calicoSystem) node() calico.Node {
-	return calico.Node{Name: c.Node, Address: c.underlay.Prefix}
+// node is this host as the others are to know it. tunnel is the address of its
+// tunnel device, invalid without one.
+func (c *calicoSystem) node(tunnel netip.Addr) calico.Node {
+	return calico.Node{Name: c.Node, Address: c.underlay.Prefix, Tunnel: tunnel}
 }
 
 // containers are those of the last order.
@@ -66,10 +71,14 @@ func (c *calicoSystem) containers() []Container {
 	return c.order.Containers
 }
 
-// claims are what the containers ask for: the address that the order names, or
-// the one that they have had, even if the store has forgotten.
+// claims are what the tunnel device, if there is one, and the containers ask
+// for: the address that the order names, or the one that they have had, even if
+// the store has forgotten. The device is first, as it is in a host's life.
 func (c *calicoSystem) claims(containers []Container) []calico.Claim {
 	var all []calico.Claim
+	if dev := c.config.Encapsulation.Device(); dev != "" {
+		all = append(all, calico.Claim{Name: dev, Addr: c.last[dev]})
+	}
 	for _, k := range containers {
 		a := k.Addr
 		if !a.IsValid() {
@@ -78,6 +87,14 @@ func (c *calicoSystem) claims(containers []Container) []calico.Claim {
 		all = append(all, calico.Claim{Name: k.Name, Addr: a})
 	}
 	return all
+}
+
+// parts are the addresses for claims: the tunnel device's, and the containers'.
+func (c *calicoSystem) parts(addrs []netip.Addr) (tunnel netip.Addr, containers []netip.Addr) {
+	if c.config.Encapsulation.Device() == "" {
+		return netip.Addr{}, addrs
+	}
+	return addrs[0], addrs[1:]
 }
 
 // settle takes addresses for all containers and registers them. What cannot be
@@ -101,7 +118,8 @@ func (c *calicoSystem) settle(ctx context.Context) {
 			return
 		}
 	}
-	if err := c.store.Register(ctx, c.node(), c.workloads(containers, addrs)); err != nil {
+	tunnel, own := c.parts(addrs)
+	if err := c.store.Register(ctx, c.node(tunnel), c.workloads(containers, own)); err != nil {
 		c.complain("blocks", err)
 		return
 	}
@@ -135,7 +153,8 @@ func (c *calicoSystem) settled(snap calico.Snapshot) bool {
 	if err != nil {
 		c.complain("blocks", err)
 	}
-	return met && snap.Registered(c.node(), c.workloads(containers, snap.Addresses(c.Node, claims)))
+	tunnel, own := c.parts(snap.Addresses(c.Node, claims))
+	return met && snap.Registered(c.node(tunnel), c.workloads(containers, own))
 }
 
 // follow keeps the store and the kernel in step with each other and with the
@@ -186,10 +205,12 @@ func (c *calicoSystem) follow(ctx context.Context) error {
 
 // set gives the reconciler what the store asks for.
 func (c *calicoSystem) set(snap calico.Snapshot) {
-	h := calico.Host{Config: c.config, Underlay: c.underlay, Blocks: snap.BlocksOf(c.Node)}
+	h := calico.Host{Config: c.config, Name: c.Node, Underlay: c.underlay, Blocks: snap.BlocksOf(c.Node)}
 	var has []Container
 	containers := c.containers()
-	for i, a := range snap.Addresses(c.Node, c.claims(containers)) {
+	tunnel, own := c.parts(snap.Addresses(c.Node, c.claims(containers)))
+	h.Tunnel = tunnel
+	for i, a := range own {
 		if k := containers[i]; a.IsValid() {
 			h.Locals = append(h.Locals, calico.Local{Addr: a, Dev: k.Dev})
 			has = append(has, Container{k.Name, k.Dev, a})
@@ -213,6 +234,9 @@ func (c *calicoSystem) set(snap calico.Snapshot) {
 	c.update(func(r *Report) {
 		r.Phase, r.MTU = Running, c.config.MTU(c.underlay)
 		r.Blocks, r.Containers = h.Blocks, has
+		if c.config.Encapsulation.Device() == calico.VXLANDevice {
+			r.VTEPMAC = calico.VTEPMAC(c.Node).String()
+		}
 	})
 	c.want(st, fingerprint(snap), problems)
 }
@@ -221,7 +245,7 @@ func (c *calicoSystem) set(snap calico.Snapshot) {
 func fingerprint(snap calico.Snapshot) leasesKnown {
 	sum := sha256.New()
 	for _, n := range snap.Nodes {
-		fmt.Fprintln(sum, n.Name, n.Address)
+		fmt.Fprintln(sum, n.Name, n.Address, n.Tunnel)
 		for _, b := range snap.BlocksOf(n.Name) {
 			fmt.Fprintln(sum, b)
 		}
