@@ -4,7 +4,7 @@ LABCTL  := bin/labctl
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 export CGO_ENABLED := 0
 
-.PHONY: bench-report stress build test race tools bench bench-backends gate claims lint demo fuzz clean help bench-iperf
+.PHONY: bench-report stress build test race tools bench bench-backends gate claims lint demo fuzz clean help bench-iperf bench-bgp
 .DEFAULT_GOAL := build
 
 build: ## build the one static binary, bin/labctl
@@ -21,6 +21,9 @@ tools: ## install the programs that tests compare with, where that is possible
 
 bench: build ## measure up, converged, first packet, down; compare with mininet
 	scripts/tools mn:mininet brctl:bridge-utils && $(GO) run ./scripts/bench -labctl $(LABCTL)
+
+bench-bgp: build ## measure how soon BGP brings routes and takes them away
+	$(GO) run ./scripts/bench -labctl $(LABCTL) -bgp
 
 bench-backends: build ## compare udp, vxlan and host-gw: streams, packets, latency, CPU, memory
 	scripts/tools && $(GO) run ./scripts/bench -labctl $(LABCTL) -backends

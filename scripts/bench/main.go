@@ -40,6 +40,7 @@ func main() {
 	sizes := flag.String("sizes", "3,20,50,100", "nodes of the growing lab")
 	onlyNodes := flag.Bool("nodes", false, "only nodes that come and go")
 	onlyPackets := flag.Bool("packets", false, "only trace and the ping matrix")
+	onlyBGP := flag.Bool("bgp", false, "only routes by BGP")
 	var bb backends
 	compare := flag.Bool("backends", false, "compare backends instead")
 	flag.IntVar(&bb.rounds, "backend-rounds", 8, "rounds of each backend")
@@ -87,6 +88,17 @@ func main() {
 		var err error
 		if b.labctl, err = filepath.Abs(b.labctl); err == nil {
 			err = b.nodes(ctx)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	if *onlyBGP {
+		var err error
+		if b.labctl, err = filepath.Abs(b.labctl); err == nil {
+			err = b.bgp(ctx)
 		}
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", err)
@@ -222,7 +234,10 @@ func (b *bench) run(ctx context.Context) error {
 			median(collect(r, func(s sample) float64 { return s.Converged })),
 			first, median(collect(r, func(s sample) float64 { return s.DownWall })), first/float64(n), mem, mem/float64(n))
 	}
-	return nil
+	if err := b.settle(ctx); err != nil {
+		return err
+	}
+	return b.bgp(ctx)
 }
 
 // settle waits until the kernel has taken the last lab's namespaces apart,
