@@ -201,7 +201,8 @@ func (s *Supervisor) hostState(h *host) (nodes.State, error) {
 	if t := h.runtimeRules(); len(t.Chains) > 0 {
 		st.Tables = append(st.Tables, t)
 	}
-	return st, s.policyState(&st, h)
+	err = s.policyState(&st, h)
+	return st, err
 }
 
 // runtimeRules are what a container runtime adds: published ports, and in a
