@@ -42,7 +42,7 @@ func TestTraceSeesWhatTcpdumpSees(t *testing.T) {
 	t.Parallel()
 	needTool(t, "tcpdump")
 	u := needRoot(t, "in a user namespace tcpdump cannot change to its own user and gives up")
-	for _, file := range []string{"flannel-vxlan", "flannel-host-gw", "flannel-udp", "flannel-vxlan-racks", "flannel-docker0"} {
+	for _, file := range []string{"flannel-vxlan", "flannel-host-gw", "flannel-udp", "flannel-vxlan-racks", "flannel-docker0", "calico-routed", "calico-vxlan-crosssubnet"} {
 		t.Run(file, func(t *testing.T) {
 			t.Parallel()
 			if usesUDP(t, builtIn(t, file)) && u.deniedTUN(t, file) {
