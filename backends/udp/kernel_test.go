@@ -357,8 +357,8 @@ func TestErrors(t *testing.T) {
 			w.start(l)
 			c := w.hosts[0].c
 			for _, tt := range []struct{ name, line, want, drop string }{
-				{"no route", "ping -c 1 -w 2 10.244.9.9", "From 10.244.1.0 icmp_seq=1 Destination Net Unreachable", "no-route"},
-				{"TTL", "ping -c 1 -w 2 -t 2 10.244.2.2", "From 10.244.1.0 icmp_seq=1 Time to live exceeded", "ttl"},
+				{"no route", "ping -c 1 -W 2 10.244.9.9", "From 10.244.1.0 icmp_seq=1 Destination Net Unreachable", "no-route"},
+				{"TTL", "ping -c 1 -W 2 -t 2 10.244.2.2", "From 10.244.1.0 icmp_seq=1 Time to live exceeded", "ttl"},
 			} {
 				out, err := run(t, c, tt.line)
 				if err == nil || !strings.Contains(out, tt.want) {
@@ -381,14 +381,14 @@ func TestPathMTU(t *testing.T) {
 			// What a router's "fragmentation needed" leaves behind.
 			must(t, w.hosts[0].ns, "ip route add 192.168.50.2 dev eth0 mtu 1400")
 			c := w.hosts[0].c
-			out, err := run(t, c, "ping -c 1 -w 2 -M do -s 1400 10.244.2.2")
+			out, err := run(t, c, "ping -c 1 -W 2 -M do -s 1400 10.244.2.2")
 			if err == nil || !strings.Contains(out, "mtu = 1372") {
 				t.Errorf("ping -M do: %s, %v, want mtu = 1372", out, err)
 			}
 			if n := w.hosts[0].path.Traffic().Drops["too-big"]; n != 1 {
 				t.Errorf("%d drops, want 1", n)
 			}
-			must(t, c, "ping -c 1 -w 2 -M dont -s 1400 10.244.2.2") // in pieces
+			must(t, c, "ping -c 1 -W 2 -M dont -s 1400 10.244.2.2") // in pieces
 			must(t, c, "ip route flush cache")
 			w.transfer(0, 1, 1<<20)
 		})
