@@ -89,11 +89,12 @@ func (a *app) bench(ctx context.Context, args []string, f benchFlags) error {
 	if s.Seed == 0 {
 		s.Seed = bench.DefaultSettings().Seed
 	}
-	if err := bench.CheckSettings(s, f.budget); err != nil {
-		return err
-	}
 	entries, err := a.benchEntries(args, f)
 	if err != nil {
+		return err
+	}
+	s.FaultsSeconds = bench.FaultsSeconds(entries)
+	if err := bench.CheckSettings(s, f.budget); err != nil {
 		return err
 	}
 	s.Topology = entries[0].Lab

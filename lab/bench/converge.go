@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 	"labctl/lab"
+	"labctl/lab/fault"
 	"labctl/lab/ping"
 )
 
@@ -110,7 +111,7 @@ func takeRestart(name string) func(context.Context, *run, *target, time.Duration
 		}
 		before := pid(st)
 		if before == 0 {
-			return nil, errNoProcess
+			return nil, fmt.Errorf("%s: %w", name, errAbsent)
 		}
 		s, err := t.probe(ctx)
 		if err != nil {
@@ -132,8 +133,9 @@ func takeRestart(name string) func(context.Context, *run, *target, time.Duration
 	}
 }
 
-// errNoProcess is for labs without an agent or an etcd of labctl's.
-var errNoProcess = errors.New("the lab has no such process")
+// errAbsent is for labs without what a measurement is about: an agent or an
+// etcd of labctl's, faults to play.
+var errAbsent = errors.New("the lab has nothing of the kind")
 
 // await polls the lab's status.
 func (t *target) await(ctx context.Context, is func(*lab.Status) bool) error {
@@ -213,6 +215,37 @@ func takeJoin(ctx context.Context, r *run, t *target, _ time.Duration) (_ map[st
 	return values, ctx.Err()
 }
 
+// takeFaults plays the timeline of faults of the lab's file.
+func takeFaults(ctx context.Context, r *run, t *target, _ time.Duration) (map[string]float64, error) {
+	if len(t.File.Spec.Faults) == 0 {
+		return nil, fmt.Errorf("faults: %w", errAbsent)
+	}
+	played, err := fault.Play(ctx, t.client, t.File.Spec.Faults, []fault.Path{{From: t.From, To: t.To}})
+	if err != nil {
+		return nil, err
+	}
+	lost := 0.0
+	for _, o := range played.Paths[0].Outages {
+		lost += o.Ms
+	}
+	return map[string]float64{"faults": played.Paths[0].Longest().Ms, "faults-lost": lost, "faults-ready": played.ReadyMs}, ctx.Err()
+}
+
+// FaultsSeconds is how long the longest of the entries' timelines of faults
+// lasts, 0 without any.
+func FaultsSeconds(entries []Entry) float64 {
+	var longest time.Duration
+	for _, e := range entries {
+		if e.File.Spec == nil {
+			continue
+		}
+		for _, f := range e.File.Spec.Faults {
+			longest = max(longest, f.At+f.For)
+		}
+	}
+	return longest.Seconds()
+}
+
 // takeMTU searches for the largest packet that passes unfragmented.
 func takeMTU(ctx context.Context, r *run, t *target, _ time.Duration) (map[string]float64, error) {
 	p, err := t.client.Pinger(ctx, t.From)
@@ -257,7 +290,7 @@ func takeMemory(ctx context.Context, r *run, t *target, _ time.Duration) (map[st
 		return nil, err
 	}
 	if len(pids) == 0 {
-		return nil, errNoProcess
+		return nil, fmt.Errorf("memory of agents: %w", errAbsent)
 	}
 	var sum float64
 	for _, pid := range pids {

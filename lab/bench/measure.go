@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -77,6 +78,9 @@ func measurements(s Settings) []measurement {
 	lost := part("leave-lost", "node leaves: answers lost between the others", "ms", "join")
 	join.metrics = append(join.metrics, leave, lost)
 	join.take, join.cost = takeJoin, time.Second
+	faults := blackout("faults", "the lab's faults are played: longest time without an answer")
+	faults.metrics = append(faults.metrics, part("faults-lost", "all time without an answer", "ms", "faults"), part("faults-ready", "after the last fault: until all is as before", "ms", "faults"))
+	faults.about, faults.take, faults.cost = "the lab's faults are played", takeFaults, inSeconds(s.FaultsSeconds)+time.Second
 	agent.about, agent.take, agent.cost = agent.metrics[0].Title, takeRestart("agent-restart"), 1500*time.Millisecond
 	etcd.about, etcd.take, etcd.cost = etcd.metrics[0].Title, takeRestart("etcd-restart"), 2500*time.Millisecond
 	return []measurement{
@@ -94,7 +98,7 @@ func measurements(s Settings) []measurement {
 			metrics: []Metric{mtu, overhead}, take: takeMTU},
 		{name: "memory", about: "private memory of the agents", least: 1, once: true, cost: 50 * time.Millisecond,
 			metrics: []Metric{memory}, take: takeMemory},
-		join, agent, etcd,
+		join, agent, etcd, faults,
 	}
 }
 
@@ -107,7 +111,10 @@ func withoutVerdict(m Metric) Metric {
 func choose(s Settings) ([]measurement, error) {
 	all := measurements(s)
 	if slices.Equal(s.Measurements, []string{"all"}) {
-		return all, nil
+		return slices.DeleteFunc(all, func(m measurement) bool { return m.name == "faults" && s.FaultsSeconds == 0 }), nil
+	}
+	if slices.Contains(s.Measurements, "faults") && s.FaultsSeconds == 0 {
+		return nil, &lab.Failure{Kind: lab.Usage, Err: errors.New("measurement faults: no lab that is compared has a timeline of them"), Cure: "name a lab file with faults: in it"}
 	}
 	var chosen []measurement
 	for _, name := range s.Measurements {

@@ -39,6 +39,8 @@ type Settings struct {
 	RequestBytes int      `json:"requestBytes"`
 	RequestRate  float64  `json:"requestRate"` // a second, where it is fixed
 	Seed         uint64   `json:"seed"`        // of the order
+	// FaultsSeconds is how long the longest timeline of faults lasts; 0: no lab has one.
+	FaultsSeconds float64 `json:"faultsSeconds,omitempty"`
 }
 
 // Kind is why a variant is measured.

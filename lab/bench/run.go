@@ -307,7 +307,7 @@ func (r *run) take(ctx context.Context, m measurement, t *target, round int, len
 	if reason != "" {
 		r.result.Discarded = append(r.result.Discarded, Discard{Measurement: m.name, Variant: t.Name, Round: round, Reason: reason})
 		r.skipped[k]++
-		if errors.Is(err, errNoProcess) {
+		if errors.Is(err, errAbsent) {
 			r.skipped[k] = failuresMost
 		}
 		return nil
