@@ -31,8 +31,9 @@ func TestHealthBeforeTheLease(t *testing.T) {
 		t.Fatal(err)
 	}
 	a := &Agent{Config: Config{Healthz: free.Addr().String(), Log: slog.New(slog.DiscardHandler)}}
-	a.report.Phase, a.report.Error = WaitingForStore, "no config"
+	a.report.Phase = WaitingForStore
 	a.calls.log = a.Log
+	(&flannelSystem{Agent: a}).noConfig("/n")
 	if _, err := a.serveHealth(); err == nil {
 		t.Error("serveHealth() on a port that is taken = nil, want an error")
 	}
@@ -60,7 +61,7 @@ func TestHealthBeforeTheLease(t *testing.T) {
 		if err := json.Unmarshal(body, &h); err != nil {
 			t.Errorf("/%s: %v: %s", path, err, body)
 		}
-		if diff := cmp.Diff([]string{"waiting for etcd", "no config"}, h.Reasons); diff != "" {
+		if diff := cmp.Diff([]string{"waiting for etcd", "/n/config: not found in etcd"}, h.Reasons); diff != "" {
 			t.Errorf("/%s: reasons (-want +got):\n%s", path, diff)
 		}
 	}

@@ -77,16 +77,21 @@ func (a *flannelSystem) waitConfig(ctx context.Context) (backends.Network, []byt
 			case <-time.After(wait):
 			}
 			if a.calls.answers() { // else that is told
-				what := prefix + "/config: not found in etcd"
-				a.Log.Warn("no network config", "err", what,
-					"cure", fmt.Sprintf(`etcdctl put %s/config '{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}', or another --etcd-prefix`, prefix))
-				a.update(func(r *Report) { r.Error = what })
+				a.noConfig(prefix)
 			} else {
 				wait = patience // look again soon
 			}
 		}
 	})
 	return a.store.WaitConfig(ctx)
+}
+
+// noConfig tells that there is no network config, until there is a lease.
+func (a *flannelSystem) noConfig(prefix string) {
+	what := prefix + "/config: not found in etcd"
+	a.Log.Warn("no network config", "err", what,
+		"cure", fmt.Sprintf(`etcdctl put %s/config '{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}', or another --etcd-prefix`, prefix))
+	a.update(func(*Report) { a.trouble = what })
 }
 
 // storeCalls is how the calls to the store go. It tells of trouble when it
