@@ -145,7 +145,7 @@ func (r *receiver) message(t *table, i int) {
 		return
 	}
 	from := r.names[i].addr()
-	subnet, known := t.senders[from]
+	subnets, known := t.senders[from]
 	length := int(m.n)
 	size := length
 	if c := &r.controls[i]; m.Controllen > 0 && c.Level == unix.SOL_UDP && c.Type == unix.UDP_GRO && c.value > 0 {
@@ -158,7 +158,7 @@ func (r *receiver) message(t *table, i int) {
 			continue
 		}
 		d := r.slots[i][headroom+at : headroom+at+n]
-		if why := r.check(t, d, from, subnet); why != accepted {
+		if why := r.check(t, d, from, subnets); why != accepted {
 			r.in.drop(why)
 			continue
 		}
@@ -171,7 +171,7 @@ func (r *receiver) message(t *table, i int) {
 	}
 }
 
-func (r *receiver) check(t *table, d []byte, from addr, subnet span) reason {
+func (r *receiver) check(t *table, d []byte, from addr, subnets []span) reason {
 	if why := checkPacket(d); why != accepted {
 		return why
 	}
@@ -180,7 +180,7 @@ func (r *receiver) check(t *table, d []byte, from addr, subnet span) reason {
 	}
 	// A host's own packets have its address on flannel0, which is the first of
 	// its subnet, or its public one.
-	if src := source(d); !subnet.contains(src) && src != from {
+	if src := source(d); !anyContains(subnets, src) && src != from {
 		return spoofedSource
 	}
 	if !t.self.contains(destination(d)) {

@@ -32,13 +32,23 @@ func spanOf(p netip.Prefix) span {
 
 func (s span) contains(a addr) bool { return s.first <= a && a <= s.last }
 
+// anyContains says whether one of spans contains a.
+func anyContains(spans []span, a addr) bool {
+	for _, s := range spans {
+		if s.contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
 // table says who owns which address. It never changes: a new one takes its
 // place, so that looking up needs no lock.
 type table struct {
 	self    span
 	base    addr // our own address on flannel0
 	ranges  []owned
-	senders map[addr]span // subnet by public address
+	senders map[addr][]span // subnets by public address: of one host there may be more than one lease
 }
 
 // owned is that to, a host's public address, has all addresses from first up
@@ -49,11 +59,12 @@ type owned struct {
 }
 
 func newTable(self backends.Lease, peers []backends.Lease) *table {
-	t := &table{self: spanOf(self.Subnet), base: addrOf(self.Subnet.Addr()), senders: make(map[addr]span, len(peers))}
+	t := &table{self: spanOf(self.Subnet), base: addrOf(self.Subnet.Addr()), senders: make(map[addr][]span, len(peers))}
 	routes := make([]route, 0, len(peers))
 	for _, p := range peers {
-		routes = append(routes, route{p.Subnet, addrOf(p.PublicIP)})
-		t.senders[addrOf(p.PublicIP)] = spanOf(p.Subnet)
+		to := addrOf(p.PublicIP)
+		routes = append(routes, route{p.Subnet, to})
+		t.senders[to] = append(t.senders[to], spanOf(p.Subnet))
 	}
 	t.ranges = flatten(routes)
 	return t
