@@ -59,7 +59,7 @@ type Bird struct {
 
 	mu        sync.Mutex // guards all below
 	config    Config
-	strangers map[netip.Addr]time.Time
+	strangers strangers
 	exit      error // why bird does not run; nil while it does
 	started   time.Time
 }
@@ -78,7 +78,7 @@ func NewBird(dir string, log *slog.Logger, restarted bool) (*Bird, error) {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	b := &Bird{
-		program: program, dir: dir, log: log, restarted: restarted, stop: stop, strangers: map[netip.Addr]time.Time{},
+		program: program, dir: dir, log: log, restarted: restarted, stop: stop, strangers: strangers{},
 		changed: make(chan struct{}, 1), running: make(chan struct{}),
 	}
 	b.done.Go(func() { b.keep(ctx) })

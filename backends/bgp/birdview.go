@@ -160,16 +160,7 @@ func session(p Peer) Session {
 func (b *Bird) strangersBut(peers map[netip.Addr]Peer) []Stranger {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	var ss []Stranger
-	for a, at := range b.strangers {
-		if _, ok := peers[a]; ok || time.Since(at) > strangersFor {
-			delete(b.strangers, a)
-			continue
-		}
-		ss = append(ss, Stranger{Addr: a, At: at})
-	}
-	slices.SortFunc(ss, func(a, b Stranger) int { return a.Addr.Compare(b.Addr) })
-	return ss
+	return b.strangers.but(peers)
 }
 
 // birdTime is "iso long ms".

@@ -28,7 +28,6 @@ type Unwritten struct {
 // told.
 func Kernel(best []Route, own []netip.Prefix, devices []nodes.Device) (routes []nodes.Route, unwritten []Unwritten) {
 	hops := map[netip.Prefix][]nodes.Hop{}
-	from := map[netip.Prefix]string{}
 	for _, r := range best {
 		dev, ok := onLink(r.NextHop, devices)
 		switch {
@@ -41,7 +40,6 @@ func Kernel(best []Route, own []netip.Prefix, devices []nodes.Device) (routes []
 			if !slices.Contains(hops[r.Prefix], h) {
 				hops[r.Prefix] = append(hops[r.Prefix], h)
 			}
-			from[r.Prefix] = r.Peer
 		}
 	}
 	for prefix, hs := range hops {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
@@ -27,11 +26,11 @@ type heard struct {
 	mu        sync.Mutex // guards all below
 	failures  map[netip.Addr]Failure
 	silent    []netip.Addr // whose hold time ran out, and nobody took notice yet
-	strangers map[netip.Addr]time.Time
+	strangers strangers
 }
 
 func newListener(log *slog.Logger, wake func()) *listener {
-	return &listener{next: log.Handler(), wake: wake, heard: &heard{failures: map[netip.Addr]Failure{}, strangers: map[netip.Addr]time.Time{}}}
+	return &listener{next: log.Handler(), wake: wake, heard: &heard{failures: map[netip.Addr]Failure{}, strangers: strangers{}}}
 }
 
 func (l *listener) Enabled(context.Context, slog.Level) bool { return true }
@@ -198,20 +197,8 @@ func (l *listener) takeSilent() []netip.Addr {
 	return s
 }
 
-// strangersFor is how long a stranger is remembered.
-const strangersFor = time.Minute
-
 func (l *listener) strangersBut(peers map[netip.Addr]Peer) []Stranger {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	var ss []Stranger
-	for a, at := range l.strangers {
-		if _, ok := peers[a]; ok || time.Since(at) > strangersFor {
-			delete(l.strangers, a)
-			continue
-		}
-		ss = append(ss, Stranger{Addr: a, At: at})
-	}
-	slices.SortFunc(ss, func(a, b Stranger) int { return a.Addr.Compare(b.Addr) })
-	return ss
+	return l.strangers.but(peers)
 }
