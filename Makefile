@@ -4,7 +4,7 @@ LABCTL  := bin/labctl
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 export CGO_ENABLED := 0
 
-.PHONY: bench-report stress build test race tools bench bench-backends gate claims lint demo fuzz clean help bench-iperf bench-bgp
+.PHONY: bench-report stress soak build test race tools bench bench-backends gate claims lint demo fuzz clean help bench-iperf bench-bgp
 .DEFAULT_GOAL := build
 
 build: ## build the one static binary, bin/labctl
@@ -42,6 +42,9 @@ bench-iperf: build ## fail when labctl iperf and iperf3 differ by more than 5 %,
 
 stress: build ## kill labctl 300 times (KILLS=) at all moments, and look for leaks and foreign changes
 	$(GO) build -o bin/ ./scripts/crash && bin/crash -labctl $(LABCTL) -kills $(or $(KILLS),300)
+
+soak: build ## keep a lab busy for SECONDS= (30) with joins, faults and kills; fail on a lost entry or growth
+	$(GO) build -o bin/ ./scripts/soak && bin/soak -labctl $(LABCTL) -time $(or $(SECONDS),30)s
 
 lint: ## gofmt, vet, and a diff of go.mod against what is used
 	scripts/lint
