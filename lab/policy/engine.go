@@ -3,7 +3,9 @@ package policy
 import (
 	"fmt"
 	"net/netip"
+	"regexp"
 	"slices"
+	"strconv"
 
 	"labctl/lab"
 )
@@ -50,6 +52,22 @@ func (d Decision) String() string {
 		return fmt.Sprintf("policy %s: %s rule %d allows it", d.Policy, d.Direction, d.Rule)
 	}
 	return fmt.Sprintf("policy %s: %s rule %d denies it", d.Policy, d.Direction, d.Rule)
+}
+
+// decisions are the words of a Decision by a policy, one form for each way it
+// can be.
+var decisions = regexp.MustCompile(`^policy (\S+): (?:no (\S+) rule allows it|(\S+) rule ([0-9]+) (allows|denies) it)$`)
+
+// ReadDecision undoes String for what a policy has decided: the comment of a
+// rule in a node's Table.
+func ReadDecision(text string) (d Decision, ok bool) {
+	m := decisions.FindStringSubmatch(text)
+	if m == nil {
+		return d, false
+	}
+	d = Decision{Allowed: m[5] == "allows", Policy: m[1], Direction: lab.Direction(m[2] + m[3])}
+	d.Rule, _ = strconv.Atoi(m[4]) // digits, or nothing
+	return d, true
 }
 
 // Engine decides by policies what may pass. It is not changed by use.

@@ -81,6 +81,9 @@ func TestEngine(t *testing.T) {
 			t.Parallel()
 			ps := parsed(t, tt.policies+"  unused: {podSelector: {matchLabels: {nobody: has-it}}}\n")
 			d := NewEngine(ps).Decide(tt.from, tt.to, tt.port)
+			if back, ok := ReadDecision(d.String()); ok != (d.Policy != "") || ok && back != d {
+				t.Errorf("ReadDecision(%q) = %+v, %v; want %+v", d, back, ok, d)
+			}
 			if d.Allowed != tt.passes || d.String() != tt.want {
 				t.Errorf("%s -> %s, %s: %v, %s; want %v, %s", tt.from.Name, tt.to.Name, tt.port, d.Allowed, d, tt.passes, tt.want)
 			}
