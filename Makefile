@@ -4,7 +4,7 @@ LABCTL  := bin/labctl
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 export CGO_ENABLED := 0
 
-.PHONY: bench-report stress soak build test race tools bench bench-backends gate claims lint demo fuzz clean help bench-iperf bench-bgp
+.PHONY: bench-report stress soak build test race tools bench bench-backends gate claims lint demo fuzz clean help bench-iperf bench-bgp bench-routed
 .DEFAULT_GOAL := build
 
 build: ## build the one static binary, bin/labctl
@@ -24,6 +24,9 @@ bench: build ## measure up, converged, first packet, down; compare with mininet
 
 bench-bgp: build ## measure how soon BGP brings routes and takes them away
 	$(GO) run ./scripts/bench -labctl $(LABCTL) -bgp
+
+bench-routed: build ## measure calico-routed: up, and a stream beside the same path made by ip commands
+	scripts/tools && $(GO) run ./scripts/bench -labctl $(LABCTL) -routed
 
 bench-backends: build ## compare udp, vxlan and host-gw: streams, packets, latency, CPU, memory
 	scripts/tools && $(GO) run ./scripts/bench -labctl $(LABCTL) -backends

@@ -41,6 +41,8 @@ func main() {
 	onlyNodes := flag.Bool("nodes", false, "only nodes that come and go")
 	onlyPackets := flag.Bool("packets", false, "only trace and the ping matrix")
 	onlyBGP := flag.Bool("bgp", false, "only routes by BGP")
+	onlyRouted := flag.Bool("routed", false, "only calico-routed")
+	routedRounds := flag.Int("routed-rounds", 20, "pairs of streams, over calico-routed and over the same path made by hand")
 	var bb backends
 	compare := flag.Bool("backends", false, "compare backends instead")
 	flag.IntVar(&bb.rounds, "backend-rounds", 8, "rounds of each backend")
@@ -106,6 +108,18 @@ func main() {
 		}
 		return
 	}
+	b.routedRounds, b.each = *routedRounds, bb.each
+	if *onlyRouted {
+		var err error
+		if b.labctl, err = filepath.Abs(b.labctl); err == nil {
+			err = b.routed(ctx)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	for _, s := range strings.Split(*sizes, ",") {
 		n, err := strconv.Atoi(s)
 		if err != nil {
@@ -124,7 +138,9 @@ type bench struct {
 	labctl         string
 	rounds, growth int
 	sizes          []int
-	namespaces     int // in the kernel before the first lab
+	namespaces     int           // in the kernel before the first lab
+	routedRounds   int           // pairs of streams
+	each           time.Duration // how long one stream lasts
 }
 
 // sample is one lab's life.
@@ -235,6 +251,9 @@ func (b *bench) run(ctx context.Context) error {
 			first, median(collect(r, func(s sample) float64 { return s.DownWall })), first/float64(n), mem, mem/float64(n))
 	}
 	if err := b.settle(ctx); err != nil {
+		return err
+	}
+	if err := b.routed(ctx); err != nil {
 		return err
 	}
 	return b.bgp(ctx)
