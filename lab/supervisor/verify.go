@@ -56,8 +56,10 @@ func (s *Supervisor) verifyPair() (from *endpoint, to netip.Addr, name string) {
 			if a.agent == nil || b.agent == nil || !a.plan.AnswersGateway() || !b.plan.AnswersGateway() {
 				continue
 			}
-			if x, y := between(a, b, lets); x != nil {
-				return x.endpoint, y.addr.Addr(), y.name
+			for _, ends := range [][2]*host{{a, b}, {b, a}} {
+				if x, y := between(ends[0], ends[1], lets); x != nil {
+					return x.endpoint, y.addr.Addr(), y.name
+				}
 			}
 		}
 	}

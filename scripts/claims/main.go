@@ -149,7 +149,7 @@ var claims = []struct{ name, says string }{
 	{"F2", "a container has a /32 and the gateway 169.254.1.1, which no interface has; its host answers ARP for it with ee:ee:ee:ee:ee:ee"},
 	{"F3", "a host has a route for each of its containers and one for each other host"},
 	{"F4", "an agent on each host makes them, from what every other host has said"},
-	{"F5", "in the basic form the hosts share one layer 2 network; beyond it are route reflectors and an AS for each rack"},
+	{"F5", "in the basic form the hosts share one layer 2 network; beyond it are route reflectors, an AS for each rack, and policy by netfilter rules"},
 	{"F6", "only routing on the path: nothing is wrapped, nothing is lost of the MTU"},
 	{"G1", "a mesh: each host has an entry for every other"},
 	{"G2", "the VXLAN network identifier"},
