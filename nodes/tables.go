@@ -254,9 +254,14 @@ func (l *looker) sysctls() error {
 	for _, k := range l.t.Links {
 		keys = append(keys, "net/ipv4/conf/"+k.Name+"/rp_filter", "net/ipv4/conf/"+k.Name+"/forwarding", "net/ipv4/conf/"+k.Name+"/proxy_arp")
 	}
+	const bridged = "net/bridge/bridge-nf-call-iptables"
+	keys = append(keys, bridged)
 	var errs []error
 	for _, k := range keys {
 		b, err := os.ReadFile("/proc/sys/" + k)
+		if k == bridged && errors.Is(err, fs.ErrNotExist) {
+			continue // a kernel without br_netfilter
+		}
 		if err != nil {
 			errs = append(errs, err)
 			continue

@@ -351,3 +351,46 @@ func (l *running) breakAndTrace(t *testing.T, b tracedFault) {
 		return nil
 	})
 }
+
+// A packet that a network policy drops: the policy, the direction, the host and
+// the rule are named, and that rule's counter tells that it was the one. Frames
+// that a bridge switches are no exception.
+func TestTraceNamesThePolicy(t *testing.T) {
+	t.Parallel()
+	needTool(t, "nft")
+	type drop struct {
+		name, from, to, port string
+		where, last, missing string
+		policy               trace.PolicyDrop
+	}
+	for file, drops := range map[string][]drop{
+		"flannel-policy": {
+			{"two ports of one bridge", "node1.web", "node1.db", "--tcp=81", "node1", "node1:veth1", "node1:veth2", trace.PolicyDrop{Name: "db", Direction: lab.Ingress}},
+			{"at the sender's host", "node2.job", "node1.db", "--tcp=80", "node2", "node2:cni0", "node2:flannel.1", trace.PolicyDrop{Name: "job", Direction: lab.Egress}},
+			{"at the receiver's host, by a rule that denies", "node1.web", "node2.web", "--tcp=23", "node2", "node2:flannel.1", "node2:cni0", trace.PolicyDrop{Name: "no-telnet", Direction: lab.Ingress, Rule: 1}},
+		},
+		"calico-policy": {
+			{"a range's exception, on one host", "node1.api", "node1.front", "--tcp=80", "node1", "node1:veth2", "node1:veth1", trace.PolicyDrop{Name: "api", Direction: lab.Egress}},
+			{"by a rule that denies, before others", "node3.front", "node1.api", "--tcp=8080", "node3", "node3:veth1", "node3:eth0", trace.PolicyDrop{Name: "quarantine", Direction: lab.Egress, Rule: 1}},
+			{"at the receiver's host", "node2.monitor", "node3.front", "--tcp=9100", "node3", "node3:eth0", "node3:veth1", trace.PolicyDrop{Name: "quarantine", Direction: lab.Ingress, Rule: 1}},
+		},
+	} {
+		t.Run(file, func(t *testing.T) {
+			t.Parallel()
+			forUsers(t, func(t *testing.T, u user) {
+				l := u.up(t, file)
+				for _, d := range drops {
+					tr := l.traced(t, 1, d.from, d.to, d.port, "-W", "250ms")
+					c := cmp.Or(tr.Cause, &trace.Cause{})
+					want := trace.Cause{Code: trace.PolicyDropped, Where: d.where, Policy: &d.policy}
+					counted := regexp.MustCompile(fmt.Sprintf(`^%s: nftables: table inet labctl-policy, .* drop comment "policy %s: .*" \+[1-9]`, d.where, d.policy.Name))
+					if diff := gocmp.Diff(want, trace.Cause{Code: c.Code, Where: c.Where, Policy: c.Policy}); diff != "" ||
+						tr.LastSeen != d.last || tr.MissingAt != d.missing || !slices.ContainsFunc(c.Evidence, counted.MatchString) {
+						t.Errorf("%s: %s -> %s %s: last seen %s, missing at %s, want %s and %s; evidence, want a match of %s:\n%s\ncause (-want +got):\n%s", d.name, d.from, d.to, d.port,
+							tr.LastSeen, tr.MissingAt, d.last, d.missing, counted, strings.Join(c.Evidence, "\n"), diff)
+					}
+				}
+			})
+		})
+	}
+}

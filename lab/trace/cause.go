@@ -65,6 +65,7 @@ func (r *run) destination(o outcome) string {
 type count struct {
 	endpoint, what string
 	by             uint64
+	rule           *nodes.TableRule // that counted, nil for another counter
 }
 
 func (c count) String() string { return fmt.Sprintf("%s: %s +%d", c.endpoint, c.what, c.by) }
@@ -81,7 +82,7 @@ func (r *run) counted() (found []count) {
 		}
 		grew := func(what string, now, was uint64) {
 			if now > was {
-				found = append(found, count{endpoint, what, now - was})
+				found = append(found, count{endpoint: endpoint, what: what, by: now - was})
 			}
 		}
 		for _, name := range telling {
@@ -100,7 +101,11 @@ func (r *run) counted() (found []count) {
 		}
 		for i, rule := range now.Rules {
 			if takes(rule) && rule.Packets != nil && i < len(was.Rules) && was.Rules[i].Packets != nil {
+				n := len(found)
 				grew("nftables: "+rule.String(), *rule.Packets, *was.Rules[i].Packets)
+				for k := range found[n:] {
+					found[n+k].rule = &now.Rules[i]
+				}
 			}
 		}
 	}
@@ -108,7 +113,7 @@ func (r *run) counted() (found []count) {
 	for _, node := range slices.Sorted(maps.Keys(now)) {
 		for _, reason := range slices.Sorted(maps.Keys(now[node])) {
 			if was := r.traffic[node][reason]; now[node][reason] > was {
-				found = append(found, count{node, agentDropped + reason, now[node][reason] - was})
+				found = append(found, count{endpoint: node, what: agentDropped + reason, by: now[node][reason] - was})
 			}
 		}
 	}
@@ -131,12 +136,12 @@ func (r *run) guess(here string, counted []count) *Cause {
 	for _, c := range counted {
 		code := Code("")
 		switch {
+		case c.rule != nil:
+			return dropCause(c.endpoint, *c.rule)
 		case strings.HasPrefix(c.what, agentDropped):
 			code = AgentDrop
 		case c.what == "TcpExtIPReversePathFilter":
 			code = RPFilter
-		case strings.HasPrefix(c.what, "nftables: "):
-			code = NFTDrop
 		case strings.HasPrefix(c.what, tcDropped):
 			code = TCDrop
 		}
@@ -145,7 +150,7 @@ func (r *run) guess(here string, counted []count) *Cause {
 		}
 	}
 	for _, rule := range r.rules(here) {
-		if takes(rule) {
+		if takes(rule) && rule.Packets == nil { // one that counts has counted nothing
 			return &Cause{Code: NFTDrop, Where: here, Evidence: []string{fmt.Sprintf("%s: nftables, perhaps: %s", here, rule)}}
 		}
 	}

@@ -3,6 +3,8 @@ package trace
 import (
 	"fmt"
 	"net/netip"
+
+	"labctl/lab"
 )
 
 // Trace is the packet's way. Its JSON is stable: fields are only ever added.
@@ -74,7 +76,7 @@ func (s Step) Where() string { return s.Endpoint + ":" + s.Interface }
 
 // Decision is a table's entry, or another reason, that decided.
 type Decision struct {
-	Kind  string `json:"kind"` // route, neighbour, fdb, netfilter, lease, tunnel, bridge, veth, deliver
+	Kind  string `json:"kind"` // route, neighbour, fdb, netfilter, policy, lease, tunnel, bridge, veth, deliver
 	Where string `json:"where"`
 	Text  string `json:"text"`
 }
@@ -84,6 +86,16 @@ type Cause struct {
 	Code     Code     `json:"code"`
 	Where    string   `json:"where"` // the endpoint that is to be mended
 	Evidence []string `json:"evidence"`
+	// Policy is the network policy that dropped it, with the code policy-drop.
+	Policy *PolicyDrop `json:"policy,omitempty"`
+}
+
+// PolicyDrop is what a network policy dropped a packet by, on the node that
+// Cause.Where names.
+type PolicyDrop struct {
+	Name      string        `json:"name"`
+	Direction lab.Direction `json:"direction"`      // Egress at the sender's node, Ingress at the receiver's
+	Rule      int           `json:"rule,omitempty"` // the rule that denies it, from 1; 0: none allows it
 }
 
 // Code names a cause.
@@ -101,6 +113,7 @@ const (
 	RPFilter        Code = "rp-filter"
 	NFTDrop         Code = "nft-drop"
 	PortFiltered    Code = "port-filtered"
+	PolicyDropped   Code = "policy-drop"
 	LegacyIPTables  Code = "iptables-legacy"
 	TCDrop          Code = "tc-drop"
 	XDPDrop         Code = "xdp-drop"

@@ -270,7 +270,7 @@ func (r *run) explain() {
 	for _, s := range all {
 		ways[s.Way] = append(ways[s.Way], s)
 	}
-	w := &walk{network: r.net}
+	w := &walk{network: r.net, state: nodes.New}
 	for _, s := range ways[Answer] {
 		if s.Endpoint == t.From && s.Direction == In && s.Packet.Inner == nil {
 			t.Answer = s.Packet.Kind
@@ -321,7 +321,9 @@ func (r *run) answers(w *walk, o outcome, ways map[Way][]*Step) outcome {
 		f.Kind, f.Len = "syn-ack", 44
 	}
 	answer := ways[Answer]
+	w.state = nodes.Established
 	if r.trace.Answer == "port unreachable" {
+		w.state = nodes.Related
 		answer, f.Protocol, f.Kind = ways[Problem], "icmp", r.trace.Answer
 		f.SrcPort, f.DstPort = 0, 0
 	}

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/net/bpf"
+	"labctl/lab"
+	"labctl/lab/policy"
 	"labctl/nodes"
 )
 
@@ -64,6 +66,13 @@ func TestWalk(t *testing.T) {
 			w.tables["b"].Rules = []nodes.TableRule{{Family: "inet", Table: "f", Chain: "in", Hook: "input", Verdict: "drop", Conds: []nodes.Cond{
 				{What: "transport 2", Value: binary.BigEndian.AppendUint16(nil, 54)}}}}
 		}, to: "192.168.50.2"},
+		{name: "a network policy drops", change: func(w *walk) {
+			w.tables["b"].Rules = policyRules("policy shop: Ingress rule 2 denies it")
+		}, to: "192.168.50.2", code: PolicyDropped, where: "b", evidence: "b: policy shop: Ingress rule 2 denies it"},
+		{name: "an answer, whatever network policies say", change: func(w *walk) {
+			w.state = nodes.Established
+			w.tables["b"].Rules = policyRules("policy shop: no Ingress rule allows it")
+		}, to: "192.168.50.2"},
 		{name: "accepted before the policy drops", change: func(w *walk) {
 			base := nodes.TableRule{Family: "inet", Table: "f", Chain: "in", Hook: "input", Verdict: "accept"}
 			policy := base
@@ -97,6 +106,44 @@ func TestWalk(t *testing.T) {
 				t.Fatalf("faults %+v, want %s at %s with %q", faults, tt.code, tt.where, tt.evidence)
 			}
 		})
+	}
+}
+
+// policyRules let pass what belongs to a flow, and drop the rest.
+func policyRules(why string) []nodes.TableRule {
+	established := nodes.Cond{What: "ct state", Mask: binary.NativeEndian.AppendUint32(nil, uint32(nodes.Established|nodes.Related)), Value: make([]byte, 4), Not: true}
+	return []nodes.TableRule{
+		{Family: "inet", Table: policy.TableName, Chain: "forward", Hook: "input", Verdict: "accept", Conds: []nodes.Cond{established}},
+		{Family: "inet", Table: policy.TableName, Chain: "forward", Hook: "input", Verdict: "jump ingress"},
+		{Family: "inet", Table: policy.TableName, Chain: "ingress", Verdict: "drop", Comment: why},
+	}
+}
+
+// A frame from one port of a bridge to another meets the rules for IP where the
+// namespace brings it by them, and only there.
+func TestWalkSwitched(t *testing.T) {
+	t.Parallel()
+	for setting, want := range map[string]Code{"1": PolicyDropped, "0": "", "": ""} {
+		w := twoHosts()
+		b := w.tables["b"]
+		b.Rules = policyRules("policy shop: no Egress rule allows it")
+		b.Rules[0].Hook, b.Rules[1].Hook = "forward", "forward"
+		if setting != "" {
+			b.Sysctls[callTables] = setting
+		}
+		w.state = nodes.New
+		var m move
+		w.switched(&m, spot{endpoint: "b", dev: "veth1", frame: Frame{Src: addr("10.1.0.2"), Dst: addr("10.1.0.3"), TTL: 64, Len: 84, Protocol: "icmp", Kind: "echo request"}}, "cni0", "veth2")
+		var got Code
+		if len(m.faults) > 0 {
+			got = m.faults[0].Code
+			if p := m.faults[0].Policy; p == nil || *p != (PolicyDrop{Name: "shop", Direction: lab.Egress}) {
+				t.Errorf("%s = %q: dropped by %+v, want shop's Egress, no rule", callTables, setting, p)
+			}
+		}
+		if got != want {
+			t.Errorf("%s = %q: %q, want %q", callTables, setting, got, want)
+		}
 	}
 }
 

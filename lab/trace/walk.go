@@ -1,7 +1,6 @@
 package trace
 
 import (
-	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -33,6 +32,9 @@ type move struct {
 type walk struct {
 	*network
 	nat []translation
+	// state is what connection tracking says of the packets: New on the way
+	// there, Established on the way back.
+	state nodes.ConnState
 }
 
 // translation is what a node's connection tracking undoes for answers.
@@ -173,7 +175,7 @@ func (w *walk) bridged(m *move, s spot, bridge string) {
 	default:
 		m.because("fdb", s.endpoint, "%s not in the fdb of %s: flooded to all ports, %s answers", dmac, bridge, port)
 	}
-	w.forwardHook(m, s, port)
+	w.switched(m, s, bridge, port)
 	l := t.Link(port)
 	if l != nil && !l.Carrier {
 		peer := w.peers[s.endpoint+":"+port]
@@ -197,11 +199,6 @@ func (w *walk) bridged(m *move, s spot, bridge string) {
 // ownMAC says whether a bridge takes frames to a MAC for itself.
 func (w *walk) ownMAC(t *nodes.Tables, bridge, mac string) bool {
 	return slices.ContainsFunc(t.FDB, func(e nodes.TableFDB) bool { return e.Own && e.MAC == mac && (e.Master == bridge || e.Dev == bridge) })
-}
-
-// forwardHook is what a bridge's own netfilter table says.
-func (w *walk) forwardHook(m *move, s spot, port string) {
-	w.filter(m, "bridge", "forward", s.endpoint, s.dev, port, s.frame)
 }
 
 // receive is what a host does with what comes in.
@@ -608,123 +605,4 @@ func (w *walk) agent(m *move, s spot, l *nodes.TableLink) {
 	inner := s.frame
 	outer := Frame{Src: src, Dst: to.publicIP, TTL: 64, Len: s.frame.Len + 28, Protocol: "udp", SrcPort: port, DstPort: port, Tunnel: "udp", Inner: &inner}
 	w.send(m, s.endpoint, "", outer)
-}
-
-// rules asks netfilter's tables for IP.
-func (w *walk) rules(m *move, hook, endpoint, in, out string, f *Frame) {
-	r := w.filter(m, "ip", hook, endpoint, in, out, *f)
-	if r == nil || f.Inner != nil {
-		return
-	}
-	switch r.Verdict {
-	case "masquerade":
-		// The first packet's fate is that of the connection; answers to what
-		// came in here do not pass the rule.
-		if l := w.link(endpoint, out); l != nil && len(l.Addrs) > 0 && f.Kind != "echo reply" && f.Kind != "syn-ack" {
-			is := l.Addrs[0].Addr()
-			m.because("netfilter", endpoint, "%s: source %s becomes %s", r, f.Src, is)
-			w.nat = append(w.nat, translation{endpoint, f.Src, is, true})
-			f.Src = is
-		}
-	}
-}
-
-// filter finds the rule that ends a packet's way through a hook, and blames one
-// that drops it. It returns a rule that translates.
-func (w *walk) filter(m *move, family, hook, endpoint, in, out string, f Frame) *nodes.TableRule {
-	t := w.tables[endpoint]
-	if t == nil {
-		return nil
-	}
-	p := nodes.Packet{In: in, Out: out, Protocol: protocolNumber(f.Protocol), Network: networkHeader(f), Transport: transportHeader(f)}
-	type chain struct{ family, table, name string }
-	var base []nodes.TableRule
-	for _, r := range t.Rules {
-		fits := r.Family == family || family == "ip" && r.Family == "inet"
-		if fits && r.Hook == hook && !slices.ContainsFunc(base, func(b nodes.TableRule) bool {
-			return b.Family == r.Family && b.Table == r.Table && b.Chain == r.Chain
-		}) {
-			base = append(base, r)
-		}
-	}
-	slices.SortStableFunc(base, func(a, b nodes.TableRule) int { return a.Priority - b.Priority })
-	var nat *nodes.TableRule
-	var run func(c chain, depth int) (done bool)
-	run = func(c chain, depth int) bool {
-		for i := range t.Rules {
-			r := &t.Rules[i]
-			if (chain{r.Family, r.Table, r.Chain}) != c || depth > 16 {
-				continue
-			}
-			matches, sure := r.Matches(p)
-			if !matches || !sure && r.Verdict != "drop" && r.Verdict != "reject" && !strings.HasPrefix(r.Verdict, "jump") {
-				continue
-			}
-			verb, target, _ := strings.Cut(r.Verdict, " ")
-			switch verb {
-			case "accept":
-				return true
-			case "return":
-				return false
-			case "jump", "goto":
-				if run(chain{r.Family, r.Table, target}, depth+1) {
-					return true
-				}
-			case "masquerade", "snat", "dnat", "redirect":
-				nat = r
-				return true
-			case "drop", "reject", "policy":
-				if !sure {
-					continue
-				}
-				code := NFTDrop
-				if slices.ContainsFunc(r.Conds, func(c nodes.Cond) bool { return strings.HasPrefix(c.What, "transport") }) {
-					code = PortFiltered
-				}
-				m.blame(code, endpoint, fmt.Sprintf("%s: nftables: %s", endpoint, r))
-				return true
-			}
-		}
-		return false
-	}
-	for _, b := range base {
-		run(chain{b.Family, b.Table, b.Chain}, 0)
-	}
-	return nat
-}
-
-func protocolNumber(name string) byte {
-	return map[string]byte{"icmp": 1, "ipip": 4, "tcp": 6, "udp": 17}[name]
-}
-
-// networkHeader is the frame's IPv4 header, as far as rules look at it.
-func networkHeader(f Frame) []byte {
-	b := make([]byte, 20)
-	b[0] = 0x45
-	binary.BigEndian.PutUint16(b[2:], uint16(f.Len))
-	if f.DF {
-		b[6] = 0x40
-	}
-	b[8], b[9] = byte(f.TTL), protocolNumber(f.Protocol)
-	if f.Src.Is4() {
-		copy(b[12:], f.Src.AsSlice())
-	}
-	if f.Dst.Is4() {
-		copy(b[16:], f.Dst.AsSlice())
-	}
-	return b
-}
-
-// transportHeader is the first 8 bytes of what the frame's IP header carries.
-func transportHeader(f Frame) []byte {
-	b := make([]byte, 8)
-	switch f.Kind {
-	case "echo request":
-		b[0] = 8
-	case "echo reply":
-	default:
-		binary.BigEndian.PutUint16(b, f.SrcPort)
-		binary.BigEndian.PutUint16(b[2:], f.DstPort)
-	}
-	return b
 }
