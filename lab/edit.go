@@ -78,7 +78,9 @@ func (f *labFile) setPolicies(ps Policies) error {
 	}
 	all := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}
 	for _, p := range ps {
-		data, err := yaml.Marshal(p)
+		// As JSON, which is YAML: an address is text there, and a value without
+		// fields, which is lost, to package yaml.
+		data, err := json.Marshal(p)
 		if err != nil {
 			return err
 		}
@@ -86,6 +88,7 @@ func (f *labFile) setPolicies(ps Policies) error {
 		if err := yaml.Load(data, &doc); err != nil {
 			return err
 		}
+		drop(doc.Content[0], "name") // it is the key
 		all.Content = append(all.Content, scalar(p.Name), doc.Content[0])
 	}
 	f.root.Content = append(f.root.Content, scalar("policies"), all)
