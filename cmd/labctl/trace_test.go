@@ -365,7 +365,7 @@ func TestTraceNamesThePolicy(t *testing.T) {
 	}
 	for file, drops := range map[string][]drop{
 		"flannel-policy": {
-			{"two ports of one bridge", "node1.web", "node1.db", "--tcp=81", "node1", "node1:veth1", "node1:veth2", trace.PolicyDrop{Name: "db", Direction: lab.Ingress}},
+			{"two ports of one bridge", "node1.web", "node1.db", "--tcp=81", "node1", "node1:veth1", "node1:veth2", trace.PolicyDrop{Name: "no-telnet", Direction: lab.Ingress}},
 			{"at the sender's host", "node2.job", "node1.db", "--tcp=80", "node2", "node2:cni0", "node2:flannel.1", trace.PolicyDrop{Name: "job", Direction: lab.Egress}},
 			{"at the receiver's host, by a rule that denies", "node1.web", "node2.web", "--tcp=23", "node2", "node2:flannel.1", "node2:cni0", trace.PolicyDrop{Name: "no-telnet", Direction: lab.Ingress, Rule: 1}},
 		},
