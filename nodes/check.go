@@ -182,7 +182,7 @@ func hops(r Route) error {
 }
 
 func (c *checker) neighbour(n Neighbour) (string, error) {
-	key := fmt.Sprintf("neighbour %s dev %s", n.Addr, n.Dev)
+	key := "neighbour " + n.Addr.String() + " dev " + n.Dev
 	if err := validName(n.Dev); err != nil {
 		return key, err
 	}
@@ -196,7 +196,7 @@ func (c *checker) neighbour(n Neighbour) (string, error) {
 }
 
 func (c *checker) fdb(f FDBEntry) (string, error) {
-	key := fmt.Sprintf("fdb %s dev %s", f.MAC, f.Dev)
+	key := "fdb " + f.MAC.String() + " dev " + f.Dev
 	if err := validName(f.Dev); err != nil {
 		return key, err
 	}

@@ -6,7 +6,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -48,7 +50,7 @@ func TestOwnNotifications(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer filtered.Close()
-	m := &monitor{r: r}
+	m := &monitor{r: r, others: map[int]string{}}
 	r.Set(State{
 		Links:  []Link{Bridge{LinkAttrs: LinkAttrs{Name: "br0"}}},
 		Routes: []Route{{Dst: netip.MustParsePrefix("10.0.0.0/8"), Kind: Blackhole}},
@@ -194,6 +196,108 @@ func TestNeighbourMatters(t *testing.T) {
 		if got := in.neighbour(test.msg); got != test.want {
 			t.Errorf("%s: neighbour() = %v, want %v", test.name, got, test.want)
 		}
+	}
+}
+
+// TestDeviceMatters holds that a device of somebody else's, what is told of it
+// from then on, and its settings, wake nobody.
+func TestDeviceMatters(t *testing.T) {
+	own := interest{names: map[string]bool{"lo": true, "eth0": true}, refs: map[int]bool{1: true, 2: true}, others: map[int]string{3: "cni0"}}
+	link := func(kind uint16, index byte, name string) func(*monitor, interest) bool {
+		r := request{kind: kind}
+		if name != "" {
+			r.attr(unix.IFLA_IFNAME, append([]byte(name), 0))
+		}
+		body := append([]byte{0, 0, 0, 0, index, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, r.attrs...)
+		return func(m *monitor, in interest) bool { return m.link(in, kind, body) }
+	}
+	device := func(index int) func(*monitor, interest) bool {
+		return func(m *monitor, in interest) bool { return !m.foreign(in, index) }
+	}
+	setting := func(index int32) func(*monitor, interest) bool {
+		r := request{}
+		r.attr(1, binary.NativeEndian.AppendUint32(nil, uint32(index)))
+		return func(m *monitor, in interest) bool { return m.setting(in, append([]byte{2, 0, 0, 0}, r.attrs...)) }
+	}
+	const up, down = unix.RTM_NEWLINK, unix.RTM_DELLINK
+	type step struct {
+		name string
+		msg  func(*monitor, interest) bool
+		want bool
+	}
+	for _, test := range []struct {
+		name  string
+		in    interest
+		steps []step
+	}{
+		{"before the first pass", interest{}, []step{{"any link", link(up, 9, "veth1"), true}, {"any device", device(9), true}}},
+		{"ours", own, []step{{"changes", link(up, 2, "eth0"), true}, {"renamed", link(up, 2, "old"), true}, {"goes", link(down, 2, "eth0"), true},
+			{"comes again with another number", link(up, 7, "eth0"), true}, {"is given an address", device(7), true}}},
+		{"of somebody else", own, []step{{"changes", link(up, 3, "cni0"), false}, {"address", device(3), false}, {"setting", setting(3), false}}},
+		{"a new one of somebody else", own, []step{{"address first", device(8), true}, {"comes", link(up, 8, "flannel.1"), false}, {"address", device(8), false},
+			{"takes our name", link(up, 8, "eth0"), true}, {"address", device(8), true}}},
+		{"that the next State speaks of", own.with(State{Addrs: []Addr{{Dev: "cni0"}, {Dev: "veth1"}}}), []step{{"there", device(3), true},
+			{"comes", link(up, 8, "veth1"), true}, {"another", link(up, 9, "veth2"), false}}},
+		{"a number that is used again", own, []step{{"comes", link(up, 8, "a"), false}, {"goes", link(down, 8, "a"), false}, {"address of another", device(8), true}}},
+		{"settings", own, []step{{"all", setting(-1), true}, {"default", setting(-2), true}, {"ours", setting(2), true}, {"unknown", setting(20), true}}},
+		{"without a name", own, []step{{"link", link(up, 3, ""), true}}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			m := &monitor{others: map[int]string{}}
+			for _, s := range test.steps {
+				if got := s.msg(m, test.in); got != s.want {
+					t.Errorf("%s: matters = %v, want %v", s.name, got, s.want)
+				}
+			}
+		})
+	}
+}
+
+// TestSysctlTrees holds that settings are found by directories that are kept
+// open, each namespace's its own, and again when a device's have come and gone.
+func TestSysctlTrees(t *testing.T) {
+	t.Parallel()
+	a, b := open(t), open(t)
+	const key = "net/ipv4/ip_forward"
+	for _, r := range []*Reconciler{a, b} {
+		want := map[*Reconciler]string{a: "1", b: "0"}[r]
+		for range 2 { // at first, and by what is open
+			r.Set(State{Sysctls: []Sysctl{{Key: key, Value: want}}})
+			if _, err := r.Apply(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for r, want := range map[*Reconciler]string{a: "1\n", b: "0\n"} {
+		err := r.ns.Do(func() error {
+			got, err := os.ReadFile("/proc/sys/" + key)
+			if string(got) != want {
+				t.Errorf("%s = %q, want %q", key, got, want)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(a.trees) != 1 {
+		t.Errorf("%d directories are open, want that of net/ipv4", len(a.trees))
+	}
+	for range 2 {
+		s := State{Links: []Link{Bridge{LinkAttrs: LinkAttrs{Name: "br0"}}}, Sysctls: []Sysctl{{Key: "net/ipv4/conf/br0/rp_filter", Value: "2"}}}
+		for _, s := range []State{s, {}} {
+			a.Set(s)
+			if d, err := a.Apply(t.Context()); err != nil || len(s.Links) > 0 && len(d.Changes) < 2 {
+				t.Fatal(d, err)
+			}
+		}
+	}
+	a.Set(State{Sysctls: []Sysctl{{Key: "net/ipv4/conf/br0/rp_filter", Value: "2"}, {Key: "net/nothing/at/all", Value: "1"}}})
+	if _, err := a.Apply(t.Context()); err == nil || !strings.Contains(err.Error(), "net/nothing/at/all") {
+		t.Errorf("a setting that is not there: %v", err)
+	}
+	if err := a.Close(); err != nil || len(a.trees) > 0 {
+		t.Errorf("after Close %d directories are open: %v", len(a.trees), err)
 	}
 }
 

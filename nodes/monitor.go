@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"net/netip"
 	"os"
@@ -24,6 +25,9 @@ type interest struct {
 	routes   map[netip.Prefix]bool // destinations that are wanted, the kernel's own for our addresses included
 	protocol byte                  // of our routes
 	tables   bool
+	names    map[string]bool // devices that the State speaks of, by name; nil before the first pass
+	refs     map[int]bool    // those that are there
+	others   map[int]string  // names of devices that it does not speak of
 }
 
 func (p *pass) interest() interest {
@@ -44,6 +48,68 @@ func (p *pass) interest() interest {
 			in.vxlans[l.Attrs().Index] = true
 		}
 	}
+	// Those that are off on purpose count, too: want lacks what hangs on them.
+	in.names, in.refs, in.others = p.r.want.devices(), map[int]bool{}, map[int]string{}
+	for name := range p.exclusive {
+		in.names[name] = true
+	}
+	for name, l := range p.byName {
+		if in.names[name] {
+			in.refs[l.Attrs().Index] = true
+		} else {
+			in.others[l.Attrs().Index] = name
+		}
+	}
+	return in
+}
+
+// devices are the names of all devices that a State speaks of. lo is always
+// one.
+func (s State) devices() map[string]bool {
+	names := map[string]bool{"lo": true}
+	for _, l := range s.Links {
+		a, _ := attrsOf(l)
+		names[a.Name], names[a.Master] = true, true
+		switch l := l.(type) {
+		case VXLAN:
+			names[l.Dev] = true
+		case Veth:
+			if l.PeerNamespace == nil {
+				names[l.PeerName] = true
+			}
+		}
+	}
+	for _, a := range s.Addrs {
+		names[a.Dev] = true
+	}
+	for _, r := range s.Routes {
+		names[r.Dev] = true
+		for _, h := range r.Hops {
+			names[h.Dev] = true
+		}
+	}
+	for _, n := range s.Neighbours {
+		names[n.Dev] = true
+	}
+	for _, f := range s.FDB {
+		names[f.Dev] = true
+	}
+	for _, s := range s.Sysctls {
+		names[s.ofDevice()] = true
+	}
+	delete(names, "")
+	return names
+}
+
+// with is the interest until a pass for another State is over: what that one
+// speaks of counts from now on.
+func (in interest) with(s State) interest {
+	if in.names == nil {
+		return in
+	}
+	names := s.devices() // the old map may be in use
+	maps.Copy(names, in.names)
+	in.names = names
 	return in
 }
 
@@ -56,10 +122,13 @@ type monitor struct {
 	rt     *os.File
 	nft    *os.File    // nil until there are tables
 	nftHit atomic.Bool // there was a notification since tablesTouched
+	// others are names of devices that came after the last pass and are none
+	// of the State's. It belongs to the goroutine that reads rt.
+	others map[int]string
 }
 
 func newMonitor(r *Reconciler) (*monitor, error) {
-	m := &monitor{r: r, events: make(chan struct{}, 1)}
+	m := &monitor{r: r, events: make(chan struct{}, 1), others: map[int]string{}}
 	groups := uint32(0)
 	for _, g := range []uint{
 		unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
@@ -134,6 +203,19 @@ func notFrom(ports []uint32) []unix.SockFilter {
 		unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0})
 }
 
+// listenRoom is how many bytes of notifications may wait to be read. An agent
+// with hundreds of peers makes thousands of entries at once, and whoever loses
+// one of the notifications has to list everything. The memory is only used
+// while they wait.
+const listenRoom = 4 << 20
+
+// roomy makes room for notifications, as far as this user may.
+func roomy(fd int) {
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, listenRoom) != nil {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, listenRoom) // net.core.rmem_max bounds it
+	}
+}
+
 // listen opens a netlink socket inside ns that receives groups, as far as
 // filter lets them pass.
 func (n *Namespace) listen(protocol int, groups uint32, filter []unix.SockFilter) (*os.File, error) {
@@ -143,6 +225,7 @@ func (n *Namespace) listen(protocol int, groups uint32, filter []unix.SockFilter
 		if err != nil {
 			return err
 		}
+		roomy(fd)
 		if filter != nil {
 			prog := &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
 			if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, prog); err != nil {
@@ -225,12 +308,55 @@ func (m *monitor) matters(b []byte) bool {
 				m.r.touched[int(binary.NativeEndian.Uint32(body[4:]))] = true
 				m.r.mu.Unlock()
 			}
-			hit = true
+			hit = m.link(in, kind, body) || hit
+		case unix.RTM_NEWADDR, unix.RTM_DELADDR:
+			hit = hit || len(body) < unix.SizeofIfAddrmsg || !m.foreign(in, int(binary.NativeEndian.Uint32(body[4:])))
+		case unix.RTM_NEWNETCONF, unix.RTM_DELNETCONF:
+			hit = hit || m.setting(in, body)
 		default:
 			hit = true
 		}
 	}
 	return hit
+}
+
+// link says whether a message about a device matters: one that the State does
+// not speak of is somebody else's, and so is what will be told of it.
+func (m *monitor) link(in interest, kind uint16, body []byte) bool {
+	if len(body) < unix.SizeofIfInfomsg || in.names == nil {
+		return true
+	}
+	index := int(binary.NativeEndian.Uint32(body[4:]))
+	name := unix.ByteSliceToString(attrIn(body[unix.SizeofIfInfomsg:], unix.IFLA_IFNAME))
+	delete(m.others, index)
+	if name == "" || in.refs[index] || in.names[name] {
+		return true
+	}
+	if kind == unix.RTM_NEWLINK {
+		m.others[index] = name
+	}
+	return false
+}
+
+// foreign says whether a device is known to be one that the State does not
+// speak of.
+func (m *monitor) foreign(in interest, index int) bool {
+	name, known := m.others[index]
+	if !known {
+		name, known = in.others[index]
+	}
+	return known && !in.refs[index] && !in.names[name]
+}
+
+// setting says whether a message about a device's settings (struct netconfmsg)
+// matters. Those of all devices, and of new ones, have negative numbers.
+func (m *monitor) setting(in interest, body []byte) bool {
+	const header, ifindex = 4, 1 // NETCONFA_IFINDEX
+	if len(body) < header {
+		return true
+	}
+	b := attrIn(body[header:], ifindex)
+	return len(b) < 4 || !m.foreign(in, int(int32(binary.NativeEndian.Uint32(b))))
 }
 
 // route says whether a message about a route matters: not one of the local

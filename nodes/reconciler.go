@@ -53,7 +53,8 @@ type Reconciler struct {
 	batch   *batch
 	ports   []uint32         // h's and batch's, the origin of our own notifications
 	eth     *ethtool.Ethtool // nil until needed
-	plain   map[int]bool     // indices of links whose offloads are known to be off
+	trees   sysctlTrees
+	plain   map[int]bool // indices of links whose offloads are known to be off
 	made    memory
 	// neighbours is what the last list of them gave, and what passes have done
 	// since; nil before the first.
@@ -91,7 +92,7 @@ func NewReconciler(ns *Namespace, o Owner) (*Reconciler, error) {
 		return nil, fmt.Errorf("%s: open netlink socket: %w", ns.name, err)
 	}
 	return &Reconciler{
-		ns: ns, owner: o, h: h, batch: b, ports: []uint32{portOf(h), b.port}, made: newMemory(), first: true,
+		ns: ns, owner: o, h: h, batch: b, ports: []uint32{portOf(h), b.port}, made: newMemory(), first: true, trees: sysctlTrees{},
 		plain: map[int]bool{}, touched: map[int]bool{},
 		wake: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 	}, nil
@@ -150,6 +151,7 @@ func (r *Reconciler) Close() error {
 		r.eth.Close()
 		r.eth = nil
 	}
+	r.trees.close()
 	return nil
 }
 
@@ -174,6 +176,7 @@ func (r *Reconciler) take(s State) {
 	s, err := sound(s)
 	r.mu.Lock()
 	r.want, r.wantErr = s, err
+	r.interest = r.interest.with(s)
 	r.set++
 	r.covered = false
 	r.mu.Unlock()

@@ -41,14 +41,14 @@ func (p *pass) sysctls(devices, others bool) {
 			if p.ctx.Err() != nil {
 				return nil
 			}
-			have, err := readSysctl(s.Key)
+			have, err := p.r.trees.read(s.Key)
 			if err != nil {
 				p.fail("sysctl "+s.Key, "read", err)
 				continue
 			}
 			if have != strings.Join(strings.Fields(s.Value), " ") {
 				ch := Change{Modify, "sysctl", s.Key, fmt.Sprintf("%s, want %s", have, s.Value)}
-				p.do(ch, "write "+s.Value, func() error { return writeSysctl(s.Key, s.Value) })
+				p.do(ch, "write "+s.Value, func() error { return p.r.trees.write(s.Key, s.Value) })
 			}
 		}
 		return nil
@@ -58,8 +58,56 @@ func (p *pass) sysctls(devices, others bool) {
 	}
 }
 
-func readSysctl(key string) (string, error) {
-	fd, err := unix.Open("/proc/sys/"+key, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+// sysctlTrees are a namespace's directories /proc/sys/net/ipv4 and the like,
+// kept open. All namespaces' are entries of one name in one directory, which the
+// kernel looks through one by one, under one lock, for each path that begins
+// with it: with hundreds of namespaces that takes longer than all the rest of a
+// setting. What is below belongs to the namespace, and is found at once.
+//
+// They are used on a thread that is in the namespace: on another the kernel
+// finds the same files, but makes their entries anew each time.
+type sysctlTrees map[string]int
+
+// split is the directory that is kept open for a setting, and its path below.
+func (t sysctlTrees) split(key string) (dir, path string) {
+	at := strings.IndexByte(key, '/') // net/
+	if next := strings.IndexByte(key[at+1:], '/'); next >= 0 {
+		at += 1 + next
+	}
+	return key[:at], key[at+1:]
+}
+
+// open opens a setting's file.
+func (t sysctlTrees) open(key string, flags int) (int, error) {
+	for again := false; ; again = true {
+		dir, path := t.split(key)
+		tree, open := t[dir]
+		if !open {
+			var err error
+			if tree, err = unix.Open("/proc/sys/"+dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+				return -1, err
+			}
+			t[dir] = tree
+		}
+		fd, err := unix.Openat(tree, path, flags|unix.O_CLOEXEC, 0)
+		if err == unix.ENOENT && !again {
+			// A module that was loaded anew has a directory anew.
+			t.close()
+			continue
+		}
+		return fd, err
+	}
+}
+
+func (t sysctlTrees) close() {
+	for _, fd := range t {
+		unix.Close(fd)
+	}
+	clear(t)
+}
+
+func (t sysctlTrees) read(key string) (string, error) {
+	fd, err := t.open(key, unix.O_RDONLY)
 	if err != nil {
 		return "", err
 	}
@@ -72,8 +120,8 @@ func readSysctl(key string) (string, error) {
 	return strings.Join(strings.Fields(string(buf[:n])), " "), nil
 }
 
-func writeSysctl(key, value string) error {
-	fd, err := unix.Open("/proc/sys/"+key, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+func (t sysctlTrees) write(key, value string) error {
+	fd, err := t.open(key, unix.O_WRONLY)
 	if err != nil {
 		return err
 	}
