@@ -117,7 +117,7 @@ func (ts *testStore) run(h *backends.Held) <-chan error {
 // watch follows the leases until the test ends.
 func (ts *testStore) watch(grace time.Duration) <-chan backends.Snapshot {
 	ctx, cancel := context.WithCancel(context.Background())
-	in := ts.Watch(ctx, grace)
+	in := ts.Watch(ctx, grace, nil)
 	ts.t.Cleanup(func() {
 		cancel()
 		for range in {

@@ -1,6 +1,7 @@
 package backends
 
 import (
+	"bytes"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -91,10 +92,25 @@ type entry struct {
 	subnet netip.Prefix // invalid when the key does not parse
 	lease  Lease        // zero when there is none to use
 	err    error
+
+	value    []byte // what it was made of
+	revision int64
 }
 
 // decodeEntry reads one key. before is the last that was known under it.
 func decodeEntry(prefix string, kv *mvccpb.KeyValue, before entry) entry {
+	// In a list nearly all are as they were.
+	if before.value != nil && before.lease.ID == kv.Lease && before.revision == kv.ModRevision && bytes.Equal(before.value, kv.Value) {
+		return before
+	}
+	e := decodeNew(prefix, kv, before)
+	if e.err == nil {
+		e.value, e.revision = kv.Value, kv.ModRevision
+	}
+	return e
+}
+
+func decodeNew(prefix string, kv *mvccpb.KeyValue, before entry) entry {
 	key, err := ParseKey(strings.TrimPrefix(string(kv.Key), prefix))
 	if err != nil {
 		return entry{err: err}

@@ -24,9 +24,14 @@ const resync = 30 * time.Second
 // stay for grace, which should be their TTL, or until their owners have
 // registered again: the data path works as long as it is left alone.
 //
+// gather, when not nil, is asked with the number of leases for how long to wait
+// before they are listed again; the watch begins with its first 0. Where many
+// hosts come up at once, each event goes to every one of them: the square of
+// their number in messages, of which one list brings hundreds.
+//
 // The channel is closed after ctx has ended.
-func (s *Store) Watch(ctx context.Context, grace time.Duration) <-chan Snapshot {
-	w := &watcher{store: s, grace: grace, out: make(chan Snapshot, 1), connected: make(chan struct{}, 1)}
+func (s *Store) Watch(ctx context.Context, grace time.Duration, gather func(leases int) time.Duration) <-chan Snapshot {
+	w := &watcher{store: s, grace: grace, gather: gather, out: make(chan Snapshot, 1), connected: make(chan struct{}, 1)}
 	go w.run(ctx)
 	return w.out
 }
@@ -35,7 +40,9 @@ func (s *Store) Watch(ctx context.Context, grace time.Duration) <-chan Snapshot 
 type watcher struct {
 	store *Store
 	grace time.Duration
-	out   chan Snapshot
+	// gather is nil from the first 0 on.
+	gather func(leases int) time.Duration
+	out    chan Snapshot
 	// connected has word when a connection was made anew.
 	connected chan struct{}
 
@@ -59,7 +66,9 @@ func (w *watcher) run(ctx context.Context) {
 		keys, now, err := w.store.list(ctx, w.keys)
 		if err == nil {
 			w.renew(keys, now)
-			w.publish()
+			if w.gathers(ctx, w.publish()) {
+				continue
+			}
 			if w.follow(ctx) {
 				b.reset()
 			}
@@ -68,6 +77,26 @@ func (w *watcher) run(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// gathers waits until more leases may have come, and says whether to list them
+// again in the place of watching.
+func (w *watcher) gathers(ctx context.Context, leases int) bool {
+	if w.gather == nil {
+		return false
+	}
+	d := w.gather(leases)
+	if d <= 0 {
+		w.gather = nil
+		return false
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+	return ctx.Err() == nil
 }
 
 // renew takes over a full list.
@@ -146,8 +175,9 @@ func (w *watcher) apply(events []*clientv3.Event) (changed bool) {
 	return changed
 }
 
-// publish sends what is known now, in place of what was not read.
-func (w *watcher) publish() {
+// publish sends what is known now, in place of what was not read. It returns how
+// many leases that are.
+func (w *watcher) publish() int {
 	w.forget()
 	all := w.keys
 	if len(w.past) > 0 {
@@ -161,6 +191,7 @@ func (w *watcher) publish() {
 	default:
 	}
 	w.out <- s // never blocks: this is the only sender, and there is room for one
+	return len(s.Leases)
 }
 
 // forget drops what is past: the grace is over, its key or its host is

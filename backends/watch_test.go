@@ -171,7 +171,7 @@ func TestWatchSlowReader(t *testing.T) {
 func TestWatchInProcess(t *testing.T) {
 	ts := newTestStore(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	in := backends.NewStore(ts.raw()).Watch(ctx, time.Second)
+	in := backends.NewStore(ts.raw()).Watch(ctx, time.Second, nil)
 	defer func() {
 		cancel()
 		for range in {

@@ -29,6 +29,7 @@ type flannelSystem struct {
 	backend backends.Backend
 	path    backends.Path  // nil when the kernel forwards; set once, under mu
 	first   *backends.Held // the lease that join took
+	again   bool           // an agent was here before: the lab does not only begin
 }
 
 var _ system = (*flannelSystem)(nil)
@@ -55,6 +56,7 @@ func (a *flannelSystem) join(ctx context.Context, client *clientv3.Client) (node
 	if err != nil {
 		return none, err
 	}
+	a.again = env.Previous().IsValid()
 	if a.first, err = a.acquire(ctx, env.Previous()); err != nil {
 		return none, err
 	}
@@ -112,14 +114,14 @@ func (a *flannelSystem) owner(l backends.Lease) nodes.Owner {
 // follow keeps the lease and hands every set of leases to the reconciler.
 func (a *flannelSystem) follow(ctx context.Context) error {
 	h := a.first
-	snapshots := a.store.Watch(ctx, a.LeaseTTL)
+	snapshots := a.store.Watch(ctx, a.LeaseTTL, a.gather())
 	var snap backends.Snapshot
 	lost := a.keep(ctx, h)
 	var acquired <-chan acquisition // set while there is no lease: the peers are kept up with
 	look := time.NewTicker(a.LeaseTTL / 6)
 	defer look.Stop()
 	late := false // the store does not renew the lease
-	var pace pacer
+	pace := pacer{flock: flock{over: a.again}}
 	var due <-chan time.Time // set while a snapshot waits for the rest of its flock
 	for {
 		select {
@@ -142,6 +144,10 @@ func (a *flannelSystem) follow(ctx context.Context) error {
 				continue
 			}
 		case <-due:
+			if d := pace.gather(len(snap.Leases), a.expected()); d > 0 {
+				due = time.After(d)
+				continue
+			}
 		case err := <-lost:
 			if ctx.Err() != nil {
 				return ctx.Err()

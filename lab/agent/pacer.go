@@ -9,6 +9,7 @@ type pacer struct {
 	last     time.Time // of the last set
 	burst    int       // sets that came one upon the other
 	complete bool      // all hosts have been there once: the lab's start is over
+	flock    flock
 }
 
 // The pace of a flock.
@@ -29,6 +30,9 @@ func (p *pacer) wait(leases, hosts int) time.Duration {
 		p.complete = true
 		return 0
 	}
+	if d := p.gather(leases, hosts); d > 0 {
+		return d
+	}
 	switch {
 	case p.last.IsZero():
 		return 0 // the first one makes the devices
@@ -40,6 +44,15 @@ func (p *pacer) wait(leases, hosts int) time.Duration {
 	return min(time.Duration(leases)*perLease, most)
 }
 
+// gather is how much longer a snapshot waits because the lab is a big one that
+// comes up.
+func (p *pacer) gather(leases, hosts int) time.Duration {
+	if p.complete {
+		return 0
+	}
+	return p.flock.left(leases, hosts)
+}
+
 // set notes that a snapshot was taken.
 func (p *pacer) set() {
 	if time.Since(p.last) > apart {
@@ -47,6 +60,62 @@ func (p *pacer) set() {
 	}
 	p.burst++
 	p.last = time.Now()
+}
+
+// flock is the start of a lab of many hosts. They get in each other's way: one
+// that takes leases as they come does so a dozen times, and one that watches
+// them is told of each, which together costs more than all the rest of the
+// start. So they wait for each other, as long as more and more leases come.
+type flock struct {
+	leases int       // the most that were seen
+	grew   time.Time // since when
+	over   bool
+}
+
+const (
+	many        = 16                    // hosts; fewer do not get in each other's way
+	perMissing  = 10 * time.Millisecond // between two lists, for each lease that is missing
+	mostBetween = time.Second
+	nearlyAll   = 20 // when one of so many is missing, events are cheaper than lists
+)
+
+// stalled is how long no lease comes in a start that does not get on: longer
+// than the time between two lists.
+func stalled(hosts int) time.Duration {
+	return max(time.Duration(hosts)*perMissing, 2*mostBetween)
+}
+
+// left is how long to wait for the next lease at most: 0 when all are there, or
+// none has come for too long.
+func (f *flock) left(leases, hosts int) time.Duration {
+	if f.over || hosts < many || leases >= hosts {
+		f.over = true
+		return 0
+	}
+	if leases > f.leases {
+		f.leases, f.grew = leases, time.Now()
+	}
+	d := stalled(hosts) - time.Since(f.grew)
+	if d <= 0 {
+		f.over = true
+	}
+	return max(d, 0)
+}
+
+// between is how long to wait before the leases are listed again, 0 to be told
+// of each from now on.
+func (f *flock) between(leases, hosts int) time.Duration {
+	missing := hosts - leases
+	if f.left(leases, hosts) == 0 || missing <= hosts/nearlyAll {
+		return 0
+	}
+	return min(time.Duration(missing)*perMissing, mostBetween)
+}
+
+// gather is for backends.Store.Watch.
+func (a *flannelSystem) gather() func(leases int) time.Duration {
+	f := flock{over: a.again}
+	return func(leases int) time.Duration { return f.between(leases, a.expected()) }
 }
 
 // expected is how many hosts the supervisor says there are.

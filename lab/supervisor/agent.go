@@ -40,7 +40,10 @@ func (s *Supervisor) newAgent(h *host) (*agentProcess, error) {
 	a.process = process{
 		name: h.name, ns: h.ns, log: s.dir.Log(h.name), s: s, state: waiting,
 		argv: argv,
-		env:  append(os.Environ(), agent.ControlFD+"=3"),
+		// One thread runs Go code at a time, unless whoever starts the lab has said
+		// otherwise: agents are many and each does little. udp, which does much,
+		// sets it by itself.
+		env: append(os.Environ(), agent.ControlFD+"=3", "GOMAXPROCS=1"),
 	}
 	a.started = func(c *rpc.Conn) {
 		s.resumed(h.plan.Name)

@@ -135,7 +135,7 @@ func (s *Supervisor) observe(ctx context.Context) {
 		return
 	}
 	defer store.Close()
-	snapshots := store.Watch(ctx, time.Duration(s.current().LeaseTTL))
+	snapshots := store.Watch(ctx, time.Duration(s.current().LeaseTTL), nil)
 	written := make(chan struct{}, 1)
 	s.wg.Go(func() {
 		if err := s.outside.files.run(ctx, written); err != nil {

@@ -3,7 +3,6 @@ package supervisor
 import (
 	"context"
 	"fmt"
-	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -21,8 +20,21 @@ const convergeTimeout = 60 * time.Second
 func (s *Supervisor) follow(ctx context.Context) {
 	timeout := time.NewTimer(convergeTimeout)
 	defer timeout.Stop()
+	rest := time.NewTimer(0)
+	defer rest.Stop()
 	for {
+		from := time.Now()
 		s.evaluate(ctx)
+		// In a lab of hundreds of hosts a look at all takes a while, and as it
+		// comes up there is always a reason for another.
+		rest.Reset(evaluateRest * time.Since(from))
+		select {
+		case <-ctx.Done():
+			return
+		case <-timeout.C:
+			s.giveUp()
+		case <-rest.C:
+		}
 		select {
 		case <-ctx.Done():
 			return
@@ -32,6 +44,10 @@ func (s *Supervisor) follow(ctx context.Context) {
 		}
 	}
 }
+
+// evaluateRest is how many times as long as it took an evaluation is followed
+// by none.
+const evaluateRest = 10
 
 // giveUp tells those who wait for the build what is missing. The lab stays as
 // it is, for a look with `labctl status`, unless the command that waits takes
@@ -141,15 +157,16 @@ func (s *Supervisor) reasons() []string {
 			add("store: %d leases for %d nodes", leases, agents)
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(s.endpoints)) {
-		e := s.endpoints[name]
+	var unlike []string
+	for name, e := range s.endpoints {
 		if r := e.reconciler.Report(); r.Err != "" {
-			add("%s: %s", name, r.Err)
+			unlike = append(unlike, fmt.Sprintf("%s: %s", name, r.Err))
 		} else if len(r.Drift) > 0 {
-			add("%s: %s from what it should be", name, differences(len(r.Drift)))
+			unlike = append(unlike, fmt.Sprintf("%s: %s from what it should be", name, differences(len(r.Drift))))
 		}
 	}
-	return why
+	slices.Sort(unlike)
+	return append(why, unlike...)
 }
 
 // hostReasons are why a node is not ready. One that is stopped or dead is as it

@@ -49,6 +49,8 @@ type Supervisor struct {
 	// speakers are the configurations of all BGP speakers by speakersOf.
 	speakers   map[string]bgp.Config
 	speakersOf *lab.Plan
+	neighbours map[string][]underlayNeighbour // by underlayOf
+	underlayOf *lab.Plan
 	orderedOf  *lab.Plan // what orderChanged told last
 	orderedOut []string
 	events     []lab.Event

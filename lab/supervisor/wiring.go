@@ -2,9 +2,11 @@ package supervisor
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 
@@ -85,28 +87,52 @@ func nics(p *lab.Plan) map[string][]lab.NICPlan {
 	return m
 }
 
-// staticNeighbours are the underlay neighbours of an endpoint, where the plan
-// wants them set beforehand.
-func (s *Supervisor) staticNeighbours(st *nodes.State, self string) error {
-	plan := s.current()
-	if !plan.Neighbours.Static {
+// underlayNeighbour is an interface of the plan as others on its segment know it.
+type underlayNeighbour struct {
+	endpoint  string
+	neighbour nodes.Neighbour // but for the device
+}
+
+// underlay are all interfaces of the plan by segment. They are made once for a
+// plan: in a lab of hundreds of hosts each has hundreds of them, and is looked
+// at several times.
+func (s *Supervisor) underlay() (map[string][]underlayNeighbour, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.underlayOf == s.plan {
+		return s.neighbours, nil
+	}
+	all := nics(s.plan)
+	by := map[string][]underlayNeighbour{}
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		for _, n := range all[name] {
+			mac, err := net.ParseMAC(n.MAC)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", name, err)
+			}
+			by[n.Segment] = append(by[n.Segment], underlayNeighbour{name, nodes.Neighbour{Addr: n.Addr.Addr(), MAC: mac, ExternLearned: true}})
+		}
+	}
+	s.underlayOf, s.neighbours = s.plan, by
+	return by, nil
+}
+
+// staticNeighbours are the underlay neighbours of an endpoint with these
+// interfaces, where the plan wants them set beforehand.
+func (s *Supervisor) staticNeighbours(st *nodes.State, self string, own ...lab.NICPlan) error {
+	if !s.current().Neighbours.Static {
 		return nil
 	}
-	all := nics(plan)
-	for _, mine := range all[self] {
-		for name, theirs := range all {
-			if name == self {
-				continue
-			}
-			for _, n := range theirs {
-				if n.Segment != mine.Segment {
-					continue
-				}
-				mac, err := net.ParseMAC(n.MAC)
-				if err != nil {
-					return fmt.Errorf("%s: %w", name, err)
-				}
-				st.Neighbours = append(st.Neighbours, nodes.Neighbour{Dev: mine.Name, Addr: n.Addr.Addr(), MAC: mac, ExternLearned: true})
+	all, err := s.underlay()
+	if err != nil {
+		return err
+	}
+	for _, mine := range own {
+		for _, theirs := range all[mine.Segment] {
+			if theirs.endpoint != self {
+				n := theirs.neighbour
+				n.Dev = mine.Name
+				st.Neighbours = append(st.Neighbours, n)
 			}
 		}
 	}
@@ -152,7 +178,7 @@ func (s *Supervisor) routerState(p lab.RouterPlan) (nodes.State, error) {
 		st.Addrs = append(st.Addrs, nodes.Addr{Dev: internetPort, Prefix: i.RouterAddr})
 	}
 	routes(&st, p.Routes)
-	return st, s.staticNeighbours(&st, p.Name)
+	return st, s.staticNeighbours(&st, p.Name, p.NICs...)
 }
 
 // internetPort is the router's interface to the outside world.
@@ -176,7 +202,7 @@ func (s *Supervisor) etcdState(p *lab.EtcdPlan) (nodes.State, error) {
 		return st, err
 	}
 	routes(&st, p.Routes)
-	return st, s.staticNeighbours(&st, etcdName)
+	return st, s.staticNeighbours(&st, etcdName, p.NIC)
 }
 
 // machineState is a node without containers: what its agent needs to begin.
@@ -186,7 +212,7 @@ func (s *Supervisor) machineState(h *host) (nodes.State, error) {
 		return st, err
 	}
 	routes(&st, h.plan.Routes)
-	return st, s.staticNeighbours(&st, h.name)
+	return st, s.staticNeighbours(&st, h.name, h.plan.NIC)
 }
 
 // hostState is a node's machine and its containers' links: what the host's owner
