@@ -42,7 +42,7 @@ func (r NodeRequest) Spec() NodeSpec {
 	n := NodeSpec{Name: r.Node, Segment: r.Segment, Address: r.Address, Subnet: r.Subnet}
 	if r.Containers != nil {
 		n.Containers = Containers{}
-		for i := range *r.Containers {
+		for i := range min(*r.Containers, maxContainers+1) { // one more than is accepted is enough to be refused
 			n.Containers = append(n.Containers, ContainerSpec{Name: fmt.Sprintf("c%d", i+1)})
 		}
 	}

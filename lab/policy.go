@@ -80,7 +80,7 @@ type PolicyPeer struct {
 // IPBlock is a range of addresses with exceptions.
 type IPBlock struct {
 	// CIDR is the range, 10.0.0.0/8.
-	CIDR netip.Prefix `yaml:"cidr,omitempty" json:"cidr" jsonschema:"required"`
+	CIDR netip.Prefix `yaml:"cidr" json:"cidr" jsonschema:"required"` // omitempty would leave every prefix out: it has no exported fields
 	// Except are ranges inside of it that it does not have.
 	Except []netip.Prefix `yaml:"except,omitempty" json:"except,omitempty"`
 }

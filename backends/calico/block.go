@@ -102,7 +102,7 @@ func parseBlock(value []byte, revision int64) (*Block, error) {
 	if err := json.Unmarshal(value, &v); err != nil {
 		return nil, err
 	}
-	if !v.CIDR.IsValid() || v.CIDR != v.CIDR.Masked() || v.CIDR.Addr().BitLen()-v.CIDR.Bits() > 12 {
+	if !v.CIDR.Addr().Is4() || v.CIDR != v.CIDR.Masked() || v.CIDR.Addr().BitLen()-v.CIDR.Bits() > 12 {
 		return nil, fmt.Errorf("cidr %s: not a block", v.CIDR)
 	}
 	b := &Block{CIDR: v.CIDR, allocations: v.Allocations, unallocated: v.Unallocated, attributes: v.Attributes, revision: revision}
@@ -118,10 +118,12 @@ func parseBlock(value []byte, revision int64) (*Block, error) {
 			return nil, fmt.Errorf("allocation %d: no attribute %d", i, *a)
 		}
 	}
+	free := make([]bool, size)
 	for _, i := range b.unallocated {
-		if i < 0 || i >= size || b.allocations[i] != nil {
-			return nil, fmt.Errorf("unallocated has %d, which is not free", i)
+		if i < 0 || i >= size || b.allocations[i] != nil || free[i] {
+			return nil, fmt.Errorf("unallocated has %d, which is not free, or twice", i)
 		}
+		free[i] = true
 	}
 	return b, nil
 }

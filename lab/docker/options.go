@@ -17,13 +17,19 @@ type Options struct {
 }
 
 // Parse reads the text of a subnet.env. A value of FLANNEL_IPMASQ other than
-// true and false is an error.
+// true and false is an error, and so is a value that would be more than text in
+// an environment file, which a shell may read.
 func Parse(text string) (Options, error) {
 	values := map[string]string{}
 	for line := range strings.Lines(text) {
 		line = strings.TrimPrefix(strings.TrimSpace(line), "export ")
 		if name, value, ok := strings.Cut(line, "="); ok && !strings.HasPrefix(line, "#") {
 			values[name] = strings.Trim(value, `"'`)
+		}
+	}
+	for _, name := range []string{"FLANNEL_SUBNET", "FLANNEL_MTU"} {
+		if v := values[name]; strings.ContainsFunc(v, func(r rune) bool { return r < ' ' || strings.ContainsRune("\"\\$`", r) }) {
+			return Options{}, fmt.Errorf("%s=%q: not a value of flannel's", name, v)
 		}
 	}
 	var o Options

@@ -52,8 +52,9 @@ func events(faults []lab.FaultSpec) ([]event, error) {
 
 // Play does the faults at their times, with probes on each path all the while,
 // heals what is left, and waits until the lab is as it was. Faults that do not
-// last have to be done before the next; a timeline that is late goes on as it
-// can. When ctx ends, everything is healed all the same.
+// last have to be done before the next; when that makes one late, all that
+// follow are as late, so that each lasts as long as it says. When ctx ends,
+// everything is healed all the same.
 func Play(ctx context.Context, c *lab.Client, faults []lab.FaultSpec, paths []Path) (r *Report, err error) {
 	todo, err := events(faults)
 	if err != nil {
@@ -89,10 +90,12 @@ func Play(ctx context.Context, c *lab.Client, faults []lab.FaultSpec, paths []Pa
 			err = errors.Join(err, herr)
 		}
 	}()
+	late := time.Duration(0)
 	for _, e := range todo {
-		if err := until(ctx, begin.Add(e.at)); err != nil {
+		if err := until(ctx, begin.Add(e.at+late)); err != nil {
 			return nil, err
 		}
+		late = max(late, time.Since(begin.Add(e.at)))
 		if err := e.do(ctx, c); err != nil {
 			return nil, err
 		}

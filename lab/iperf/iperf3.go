@@ -286,7 +286,7 @@ func parseIperf3(data []byte, p Params) (*Report, error) {
 			t.Bytes = (s.UDP.Packets - s.UDP.Lost) * int64(r.Length)
 			t.per(r.Seconds)
 			r.Streams = append(r.Streams, t)
-		case s.Sender != nil && s.Receiver != nil:
+		case s.Sender != nil && s.Receiver != nil && !p.UDP:
 			r.Seconds = s.Receiver.Seconds
 			t := s.Sender.sample(k+1, p, r.Seconds)
 			t.SentBytes, t.Bytes = s.Sender.Bytes, s.Receiver.Bytes
@@ -301,6 +301,9 @@ func parseIperf3(data []byte, p Params) (*Report, error) {
 	r.CPU.Sender, r.CPU.Receiver = in.End.CPU.Host*all, in.End.CPU.Remote*all
 	if p.Reverse {
 		r.CPU.Sender, r.CPU.Receiver = r.CPU.Receiver, r.CPU.Sender
+	}
+	if _, err := json.Marshal(r); err != nil { // a time of nothing makes a rate that is no number
+		return nil, fmt.Errorf("iperf3's report has figures that cannot be: %w", err)
 	}
 	return r, failed
 }

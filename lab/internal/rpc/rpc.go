@@ -39,10 +39,11 @@ type Conn struct {
 
 	sendMu sync.Mutex
 
-	buf   []byte
-	oob   []byte
-	ready []byte
-	files []*os.File
+	receiveMu sync.Mutex // guards all below
+	buf       []byte
+	oob       []byte
+	ready     []byte
+	files     []*os.File
 }
 
 // New takes over c.
@@ -89,8 +90,21 @@ func Pair() (*Conn, *os.File, error) {
 	return ours, os.NewFile(uintptr(fds[1]), "control"), nil
 }
 
-// Close ends the connection and unblocks Receive.
-func (c *Conn) Close() error { return c.u.Close() }
+// Close ends the connection and unblocks Receive. Files that came and that no
+// message claimed are closed.
+func (c *Conn) Close() error {
+	err := c.u.Close()
+	c.receiveMu.Lock()
+	defer c.receiveMu.Unlock()
+	c.drop()
+	return err
+}
+
+// drop closes the files that no message has claimed. The caller holds receiveMu.
+func (c *Conn) drop() {
+	closeAll(c.files)
+	c.files = nil
+}
 
 // PeerUID is the user id of the process at the other end, as the kernel
 // recorded it when it connected (SO_PEERCRED), in the caller's user namespace.
@@ -140,8 +154,19 @@ func (c *Conn) Send(v any, files ...*os.File) error {
 }
 
 // Receive reads the next message into v and returns the files that came with
-// it. At the end of the stream it returns io.EOF.
+// it. At the end of the stream it returns io.EOF. After another error the
+// stream is of no more use.
 func (c *Conn) Receive(v any) ([]*os.File, error) {
+	c.receiveMu.Lock()
+	defer c.receiveMu.Unlock()
+	files, err := c.receive(v)
+	if err != nil {
+		c.drop()
+	}
+	return files, err
+}
+
+func (c *Conn) receive(v any) ([]*os.File, error) {
 	for {
 		if i := bytes.IndexByte(c.ready, '\n'); i >= 0 {
 			line := c.ready[:i]
@@ -160,8 +185,6 @@ func (c *Conn) Receive(v any) ([]*os.File, error) {
 			}
 		}
 		if err != nil || n == 0 {
-			closeAll(c.files)
-			c.files = nil
 			// A peer that is killed with something unread resets the stream.
 			if err == nil || errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) {
 				return nil, io.EOF
