@@ -28,6 +28,10 @@ func TestBuiltInLabs(t *testing.T) {
 				if usesUDP(t, builtIn(t, name)) && u.deniedTUN(t, name) {
 					return
 				}
+				if len(builtIn(t, name).Faults) > 0 { // which are played after the checks
+					u.run(t, "test", name)
+					return
+				}
 				u.up(t, name).check(t, name)
 			})
 		})
