@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -166,4 +167,80 @@ func output(t *testing.T, name string, args ...string) string {
 		t.Fatal(fmt.Errorf("%s: %w: %s", cmd, err, errs.String()))
 	}
 	return string(out)
+}
+
+// No process of a lab has a socket in the machine's own namespace, let alone
+// one that listens. The test's own listener shows that there one would be seen.
+func TestNothingListensInTheMachinesNamespace(t *testing.T) {
+	t.Parallel()
+	own, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { own.Close() })
+	forUsers(t, func(t *testing.T, u user) {
+		l := u.up(t, "flannel-vxlan")
+		want := fmt.Sprintf("pid:[%d]", l.record(t).PIDNamespace)
+		all, err := filepath.Glob("/proc/[0-9]*")
+		if err != nil {
+			t.Fatal(err)
+		}
+		machines := socketsOf(t, "/proc/self")
+		if ours := slices.DeleteFunc(openSockets("/proc/self"), func(s string) bool { return !machines[s] }); len(ours) == 0 {
+			t.Error("the test's own listener is not seen: nothing else would be")
+		}
+		processes, sockets := 0, 0
+		for _, p := range all {
+			if ns, err := os.Readlink(p + "/ns/pid"); err != nil || ns != want {
+				continue
+			}
+			processes++
+			for _, s := range openSockets(p) {
+				sockets++
+				if machines[s] {
+					t.Errorf("%s has %s, which is in the machine's namespace", p, s)
+				}
+			}
+		}
+		if processes < 6 || sockets < 20 { // PID 1, supervisor, etcd, three agents
+			t.Errorf("%d processes with %d sockets seen, want all of the lab's", processes, sockets)
+		}
+	})
+}
+
+// openSockets are the sockets that a process has open, as socket:[INODE].
+func openSockets(proc string) []string {
+	fds, err := filepath.Glob(proc + "/fd/*")
+	if err != nil {
+		return nil
+	}
+	var found []string
+	for _, fd := range fds {
+		if to, err := os.Readlink(fd); err == nil && strings.HasPrefix(to, "socket:") {
+			found = append(found, to)
+		}
+	}
+	return found
+}
+
+// socketsOf are the sockets of a process's network namespace that can be
+// reached from outside it.
+func socketsOf(t *testing.T, proc string) map[string]bool {
+	t.Helper()
+	found := map[string]bool{}
+	for table, column := range map[string]int{"tcp": 9, "tcp6": 9, "udp": 9, "udp6": 9, "raw": 9, "raw6": 9, "packet": 8} {
+		b, err := os.ReadFile(proc + "/net/" + table)
+		if errors.Is(err, fs.ErrNotExist) { // a kernel without IPv6
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(b)) {
+			if f := strings.Fields(line); len(f) > column {
+				found["socket:["+f[column]+"]"] = true
+			}
+		}
+	}
+	return found
 }
