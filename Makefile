@@ -4,7 +4,7 @@ LABCTL  := bin/labctl
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 export CGO_ENABLED := 0
 
-.PHONY: bench-report stress soak build test race tools bench bench-backends gate claims lint demo fuzz clean help bench-iperf bench-bgp bench-routed
+.PHONY: bench-report stress soak build test race tools bench bench-backends gate claims lint demo fuzz clean help bench-iperf bench-bgp bench-scale bench-routed
 .DEFAULT_GOAL := build
 
 build: ## build the one static binary, bin/labctl
@@ -27,6 +27,9 @@ bench-bgp: build ## measure how soon BGP brings routes and takes them away
 
 bench-routed: build ## measure calico-routed: up, and a stream beside the same path made by ip commands
 	scripts/tools && $(GO) run ./scripts/bench -labctl $(LABCTL) -routed
+
+bench-scale: build ## measure how labs grow from 3 to 200 nodes (SIZES=500 for others), and with which exponent
+	$(GO) run ./scripts/bench -labctl $(LABCTL) -scale -sizes $(or $(SIZES),3,20,50,100,200)
 
 bench-backends: build ## compare udp, vxlan and host-gw: streams, packets, latency, CPU, memory
 	scripts/tools && $(GO) run ./scripts/bench -labctl $(LABCTL) -backends

@@ -40,6 +40,7 @@ func main() {
 	sizes := flag.String("sizes", "3,20,50,100", "nodes of the growing lab")
 	onlyNodes := flag.Bool("nodes", false, "only nodes that come and go")
 	onlyPackets := flag.Bool("packets", false, "only trace and the ping matrix")
+	onlyScale := flag.Bool("scale", false, "only how labs grow: -sizes, one lab of each")
 	onlyBGP := flag.Bool("bgp", false, "only routes by BGP")
 	onlyRouted := flag.Bool("routed", false, "only calico-routed")
 	routedRounds := flag.Int("routed-rounds", 20, "pairs of streams, over calico-routed and over the same path made by hand")
@@ -120,6 +121,15 @@ func main() {
 		}
 		return
 	}
+	run := b.run
+	if *onlyScale {
+		run = func(ctx context.Context) (err error) {
+			if b.labctl, err = filepath.Abs(b.labctl); err == nil {
+				err = b.scale(ctx)
+			}
+			return err
+		}
+	}
 	for _, s := range strings.Split(*sizes, ",") {
 		n, err := strconv.Atoi(s)
 		if err != nil {
@@ -128,7 +138,7 @@ func main() {
 		}
 		b.sizes = append(b.sizes, n)
 	}
-	if err := b.run(ctx); err != nil {
+	if err := run(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -345,15 +355,24 @@ func (b *bench) lab(ctx context.Context, file string) (s sample, err error) {
 
 // memory adds up what is private to the processes in the lab's PID namespace.
 func (b *bench) memory(ctx context.Context, name string) (mb float64, count int, err error) {
-	out, err := output(ctx, b.labctl, "ls", "-o", "json")
+	pidns, err := b.pidNamespace(ctx, name)
 	if err != nil {
 		return 0, 0, err
+	}
+	return privateMemory(pidns)
+}
+
+// pidNamespace is the number of a lab's.
+func (b *bench) pidNamespace(ctx context.Context, name string) (uint64, error) {
+	out, err := output(ctx, b.labctl, "ls", "-o", "json")
+	if err != nil {
+		return 0, err
 	}
 	var list struct {
 		Labs []struct{ Name, Dir string }
 	}
 	if err := json.Unmarshal(out, &list); err != nil {
-		return 0, 0, err
+		return 0, err
 	}
 	for _, l := range list.Labs {
 		if l.Name != name {
@@ -361,15 +380,13 @@ func (b *bench) memory(ctx context.Context, name string) (mb float64, count int,
 		}
 		data, err := os.ReadFile(filepath.Join(l.Dir, "record.json"))
 		if err != nil {
-			return 0, 0, err
+			return 0, err
 		}
 		var rec struct{ PIDNamespace uint64 }
-		if err := json.Unmarshal(data, &rec); err != nil {
-			return 0, 0, err
-		}
-		return privateMemory(rec.PIDNamespace)
+		err = json.Unmarshal(data, &rec)
+		return rec.PIDNamespace, err
 	}
-	return 0, 0, fmt.Errorf("%s: not in labctl ls", name)
+	return 0, fmt.Errorf("%s: not in labctl ls", name)
 }
 
 func privateMemory(pidns uint64) (mb float64, count int, err error) {
