@@ -71,7 +71,7 @@ func kernelVersion() Finding {
 }
 
 func openFiles() Finding {
-	f := Finding{Name: "open files", Required: true, For: "etcd (200) and about 7 for each namespace of a lab", Cure: "ulimit -Hn 4096 (as root)"}
+	f := Finding{Name: "open files", Required: true, For: "etcd (200) and about 9 for each namespace of a lab", Cure: "ulimit -Hn 4096 (as root)"}
 	var r unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &r); err != nil {
 		f.Detail = err.Error()
