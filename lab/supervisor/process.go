@@ -109,12 +109,12 @@ func (p *process) finish(child *nodes.Process, gone <-chan struct{}) {
 
 // keep starts the process and starts it again whenever it ends, until ctx does.
 func (p *process) keep(ctx context.Context) {
+	defer p.set(func() { p.state, p.pid = stopped, 0 })
 	backoff := minBackoff
 	if p.after != nil {
 		select {
 		case <-p.after:
 		case <-ctx.Done():
-			p.set(func() { p.state = stopped })
 			return
 		}
 	}
@@ -122,7 +122,6 @@ func (p *process) keep(ctx context.Context) {
 		from := time.Now()
 		err := p.live(ctx)
 		if ctx.Err() != nil {
-			p.set(func() { p.state, p.pid = stopped, 0 })
 			return
 		}
 		if time.Since(from) > steady {
@@ -135,11 +134,11 @@ func (p *process) keep(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			t.Stop()
-			continue
+			return
 		case <-t.C:
 		}
 		if !p.waitRelease(ctx) {
-			continue
+			return
 		}
 		backoff = min(2*backoff, maxBackoff)
 		p.set(func() { p.restarts++ })
@@ -268,7 +267,7 @@ func (p *process) waitRelease(ctx context.Context) bool {
 	held, release := p.held, p.release
 	p.mu.Unlock()
 	if !held {
-		return true
+		return ctx.Err() == nil
 	}
 	select {
 	case <-release:
