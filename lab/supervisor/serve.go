@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"labctl/lab"
@@ -16,17 +17,27 @@ import (
 	"labctl/nodes"
 )
 
+// acceptPause is how long no connection is taken after one could not be.
+const acceptPause = 100 * time.Millisecond
+
 // serve answers on the lab's socket until ctx ends.
 func (s *Supervisor) serve(ctx context.Context, l *net.UnixListener) {
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
 	for {
 		c, err := l.AcceptUnix()
-		if err != nil {
-			if !errors.Is(err, net.ErrClosed) {
-				s.log.Error("socket", "err", err)
-			}
+		if errors.Is(err, net.ErrClosed) {
 			return
+		}
+		if err != nil {
+			// Too many open files, most likely: whoever calls waits until there
+			// are fewer.
+			s.log.Error("socket", "err", err)
+			select {
+			case <-time.After(acceptPause):
+			case <-ctx.Done():
+			}
+			continue
 		}
 		go s.answer(ctx, rpc.New(c))
 	}
