@@ -99,13 +99,9 @@ func (s *Supervisor) injectOne(ctx context.Context, f lab.Fault) error {
 		s.remember(f)
 		return nil
 	}
-	before := s.faultList()
-	s.remember(f)
+	before := s.remember(f)
 	if err := s.impair(); err != nil {
-		// As if nothing had been.
-		s.mu.Lock()
-		s.faults = before
-		s.mu.Unlock()
+		s.restore(f, before)
 		return errors.Join(err, s.impair())
 	}
 	return nil
@@ -113,13 +109,16 @@ func (s *Supervisor) injectOne(ctx context.Context, f lab.Fault) error {
 
 // heal ends the chosen faults. ids are numbers that must be there.
 func (s *Supervisor) heal(_ context.Context, chosen func(fault) bool, ids []int) error {
-	all := s.faultList()
+	// Agents that are started and nodes that go end faults as well: what is left
+	// is taken from those that last at this moment.
+	s.mu.Lock()
+	all := s.faults
 	for _, id := range ids {
 		if !slices.ContainsFunc(all, func(a fault) bool { return a.id == id }) {
+			s.mu.Unlock()
 			return &lab.Failure{Kind: lab.Usage, Err: fmt.Errorf("fault heal %d: no such fault", id), Cure: "labctl fault list shows those that last"}
 		}
 	}
-	s.mu.Lock()
 	s.faults = slices.DeleteFunc(slices.Clone(all), chosen)
 	s.mu.Unlock()
 	s.holdAsTold()
@@ -141,17 +140,35 @@ func (s *Supervisor) heal(_ context.Context, chosen func(fault) bool, ids []int)
 	return errors.Join(errs...)
 }
 
-// remember notes a fault that lasts, in the place of one like it.
-func (s *Supervisor) remember(f lab.Fault) {
+// remember notes a fault that lasts, in the place of one like it, which it
+// returns; nil when there was none.
+func (s *Supervisor) remember(f lab.Fault) *lab.Fault {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.faults = slices.Clone(s.faults)
 	if i := slices.IndexFunc(s.faults, func(a fault) bool { return a.Same(f) }); i >= 0 {
+		before := s.faults[i].Fault
 		s.faults[i].Fault = f
-		return
+		return &before
 	}
 	s.faultID++
 	s.faults = append(s.faults, fault{f, s.faultID, time.Now()})
+	return nil
+}
+
+// restore undoes remember, and nothing that others have done since.
+func (s *Supervisor) restore(f lab.Fault, before *lab.Fault) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.faults = slices.Clone(s.faults)
+	i := slices.IndexFunc(s.faults, func(a fault) bool { return a.Same(f) })
+	switch {
+	case i < 0: // gone with its node
+	case before != nil:
+		s.faults[i].Fault = *before
+	default:
+		s.faults = slices.Delete(s.faults, i, i+1)
+	}
 }
 
 func (s *Supervisor) faultList() []fault {

@@ -67,3 +67,22 @@ func TestImpairments(t *testing.T) {
 		})
 	}
 }
+
+// A fault that could not be done is undone alone: what others ended meanwhile
+// stays ended.
+func TestRestoreLeavesOthersAlone(t *testing.T) {
+	t.Parallel()
+	s := &Supervisor{}
+	s.remember(lab.Fault{Kind: lab.PauseFault, On: "node1"})
+	s.remember(lab.Fault{Kind: lab.RateFault, On: "node2:eth0", Rate: 1})
+	faster := lab.Fault{Kind: lab.RateFault, On: "node2:eth0", Rate: 2}
+	before := s.remember(faster)
+	more := lab.Fault{Kind: lab.LinkFault, On: "node3:eth0"}
+	none := s.remember(more)
+	s.resumed("node1")
+	s.restore(more, none)
+	s.restore(faster, before)
+	if got := s.faultList(); len(got) != 1 || got[0].Kind != lab.RateFault || got[0].Rate != 1 {
+		t.Errorf("left: %+v, want node2's rate of 1 alone", got)
+	}
+}
