@@ -1,8 +1,11 @@
 package supervisor
 
 import (
+	"context"
+	"log/slog"
 	"net/netip"
 	"os"
+	"sync"
 	"testing"
 	"time"
 
@@ -80,5 +83,27 @@ func TestPidLevels(t *testing.T) {
 	pids, err := pidLevels("self")
 	if err != nil || len(pids) == 0 || pids[len(pids)-1] != os.Getpid() {
 		t.Errorf("pidLevels(self) = %v, %v, want %d last", pids, err, os.Getpid())
+	}
+}
+
+// A node command whose caller went away while another had its turn does nothing.
+func TestInterruptedBeforeItsTurn(t *testing.T) {
+	t.Parallel()
+	s := &Supervisor{dir: lab.Dir("/nowhere/x"), log: slog.New(slog.DiscardHandler), verified: true,
+		plan: &lab.Plan{Name: "x", Nodes: []lab.NodePlan{{Name: "node1", Agent: true}}}}
+	s.moved = sync.NewCond(&s.mu)
+	h := &host{endpoint: &endpoint{name: "node1"}, plan: s.plan.Nodes[0], agent: &agentProcess{}}
+	s.hosts = []*host{h}
+	ours, theirs, err := rpc.Pair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ours.Close()
+	defer theirs.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = s.node(ctx, ours, lab.NodeRequest{Action: lab.NodeStop, Node: "node1", From: time.Now(), Timeout: time.Minute})
+	if lab.ExitCode(err) != 130 || h.out != "" {
+		t.Errorf("node stop = %v, and the node is %q; want it interrupted, and left alone", err, h.out)
 	}
 }

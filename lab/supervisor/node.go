@@ -74,6 +74,10 @@ func (s *Supervisor) node(ctx context.Context, conn *rpc.Conn, r lab.NodeRequest
 func (n *nodeChange) change(ctx context.Context) error {
 	n.changing.Lock()
 	defer n.changing.Unlock()
+	if errors.Is(n.patience.Err(), context.Canceled) {
+		// While another command had its turn. What is not begun is left alone.
+		return &lab.Failure{Kind: lab.Interrupted, Err: fmt.Errorf("%s: interrupted before it was begun", n.r.Node)}
+	}
 	n.mu.Lock()
 	verified, plan := n.verified, n.plan
 	n.mu.Unlock()
