@@ -44,8 +44,8 @@ func openLabFile(data []byte) (*labFile, error) {
 	}
 	f.root, f.nodes = root, value
 	// Checks and faults speak of the lab as its author wrote it.
-	drop(root, "checks")
-	drop(root, "faults")
+	f.drop(root, "checks")
+	f.drop(root, "faults")
 	return f, nil
 }
 
@@ -72,7 +72,7 @@ func (f *labFile) setNetwork(config json.RawMessage) error {
 
 // setPolicies replaces the network policies.
 func (f *labFile) setPolicies(ps Policies) error {
-	drop(f.root, "policies")
+	f.drop(f.root, "policies")
 	if len(ps) == 0 {
 		return nil
 	}
@@ -127,7 +127,35 @@ func (f *labFile) add(n NodeSpec) {
 }
 
 // remove takes a node out.
-func (f *labFile) remove(node string) { drop(f.nodes, node) }
+func (f *labFile) remove(node string) { f.drop(f.nodes, node) }
+
+// drop takes a key out of a mapping. Aliases elsewhere of what is in its value
+// become copies: their anchors go with it.
+func (f *labFile) drop(mapping *yaml.Node, key string) {
+	value := valueOf(mapping, key)
+	if value == nil {
+		return
+	}
+	drop(mapping, key)
+	gone := map[*yaml.Node]bool{}
+	var note, copyOut func(n *yaml.Node)
+	note = func(n *yaml.Node) {
+		gone[n] = true
+		for _, c := range n.Content {
+			note(c)
+		}
+	}
+	copyOut = func(n *yaml.Node) {
+		for n.Kind == yaml.AliasNode && gone[n.Alias] {
+			*n = *own(n)
+		}
+		for _, c := range n.Content {
+			copyOut(c)
+		}
+	}
+	note(value)
+	copyOut(&f.doc)
+}
 
 // pin fixes the address that a node has.
 func (f *labFile) pin(node string, a netip.Addr) {

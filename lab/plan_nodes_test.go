@@ -114,6 +114,35 @@ nodes:
 	}
 }
 
+// What leaves the file with a node, or is not kept of it, may be what others
+// have aliases of.
+func TestRemoveNodeWithAnchors(t *testing.T) {
+	t.Parallel()
+	const file = `name: x
+checks: [{ping: all, name: &ttl 30s}]
+network: {Network: 10.244.0.0/16, Backend: {Type: vxlan}}
+leaseTTL: *ttl
+segments: {lan: {subnet: 10.0.0.0/24}}
+nodes:
+  a: {containers: &two [c1, c2]}
+  b: {containers: *two}
+  c: {containers: *two}
+`
+	p := mustPlan(t, "x.yaml", []byte(file), Machine{})
+	e, err := RemoveNode(p, []byte(file), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []string{"b", "c"} {
+		if got := e.Plan.Node(n); len(got.Containers) != 2 || got.NIC.Addr != p.Node(n).NIC.Addr {
+			t.Errorf("%s is %+v, want it as before", n, got)
+		}
+	}
+	if again := mustPlan(t, "x.yaml", e.File, Machine{}); len(DiffPlans(e.Plan, again)) > 0 {
+		t.Errorf("the file makes another lab: %q\n%s", DiffPlans(e.Plan, again), e.File)
+	}
+}
+
 // TestNodesComeAndGo does so at random in labs drawn at random: whatever is
 // accepted changes nobody else.
 func TestNodesComeAndGo(t *testing.T) {
