@@ -25,7 +25,8 @@ func Base() (string, error) {
 		return "/run/labctl", nil
 	}
 	if d := os.Getenv("XDG_RUNTIME_DIR"); d != "" {
-		if owned(d) == nil {
+		// A relative one is to be ignored (XDG base directory specification).
+		if filepath.IsAbs(d) && owned(d) == nil {
 			return filepath.Join(d, "labctl"), nil
 		}
 	}
@@ -66,18 +67,28 @@ func DirOf(name string) (Dir, error) {
 		return "", err
 	}
 	d := Dir(filepath.Join(base, name))
-	// Whoever can put a link there could have `up` write and `down` remove
-	// elsewhere: nobody but us is to be able to.
-	for _, p := range []string{base, string(d)} {
-		if err := owned(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return "", &Failure{Kind: Unable, Err: err, Cure: "remove it, when nothing of yours is behind it"}
-		}
+	if err := d.private(); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
 	}
 	if n := len(d.Socket()); n > maxSocketPath {
 		return "", &Failure{Kind: Usage, Err: fmt.Errorf("%s: a socket's path of %d bytes, at most %d", d.Socket(), n, maxSocketPath),
 			Cure: "choose a shorter name, or a shorter XDG_RUNTIME_DIR"}
 	}
 	return d, nil
+}
+
+// private checks that nobody but the caller can put anything into the run
+// directory or in its place: a link there could have `up` write and `down`
+// remove elsewhere. fs.ErrNotExist when it is not there.
+func (d Dir) private() error {
+	for _, p := range []string{filepath.Dir(string(d)), string(d)} {
+		if err := owned(p); errors.Is(err, fs.ErrNotExist) {
+			return err
+		} else if err != nil {
+			return &Failure{Kind: Unable, Err: err, Cure: "remove it, when nothing of yours is behind it"}
+		}
+	}
+	return nil
 }
 
 // Names are the labs of the caller that have a run directory, sorted.
@@ -170,9 +181,17 @@ func (d Dir) Lock() (*os.File, error) {
 		if err := os.MkdirAll(string(d), 0o700); err != nil {
 			return nil, err
 		}
-		f, err := d.tryLock()
+		// /tmp is everybody's: since DirOf looked, another may have made the base.
+		err := d.private()
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // removed by a `down` in between
+		}
+		if err != nil {
+			return nil, err
+		}
+		f, err := d.tryLock()
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // as above
 		}
 		return f, err
 	}

@@ -55,3 +55,23 @@ func TestRunDirectoryOfOthersIsRefused(t *testing.T) {
 		t.Errorf("DirOf of one that is not there: %v", err)
 	}
 }
+
+// In /tmp somebody may make the base directory after DirOf has found none.
+func TestLockLooksAgain(t *testing.T) {
+	t.Parallel()
+	dir, elsewhere := t.TempDir(), t.TempDir()
+	base := filepath.Join(dir, "labctl")
+	if err := os.Symlink(elsewhere, base); err != nil {
+		t.Fatal(err)
+	}
+	f, err := lab.Dir(filepath.Join(base, "a")).Lock()
+	if err == nil {
+		f.Close()
+	}
+	if lab.ExitCode(err) != 4 {
+		t.Errorf("Lock() behind a link = %v, want it refused", err)
+	}
+	if _, err := os.Stat(filepath.Join(elsewhere, "a", "lock")); err == nil {
+		t.Error("Lock() wrote behind the link")
+	}
+}
