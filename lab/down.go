@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"syscall"
 	"time"
 )
 
@@ -114,9 +115,15 @@ func remove(d Dir) (ended []string, err error) {
 	return ended, errors.Join(errs...)
 }
 
-// removeDir takes the run directory and, when it was the last, the base.
+// removeDir takes the run directory, which remove has emptied but for the lock,
+// and, when it was the last, the base. The caller holds the lock.
 func removeDir(d Dir) error {
-	if err := os.RemoveAll(string(d)); err != nil {
+	if err := os.Remove(d.lock()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	// From here on the lock is another command's for the taking: what it has put
+	// there is not ours to remove.
+	if err := os.Remove(string(d)); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTEMPTY) {
 		return err
 	}
 	base, err := Base()
