@@ -128,19 +128,25 @@ func (r *Record) Kill(timeout time.Duration) error {
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("process %d: kill: %w", r.PID, err)
 	}
-	deadline := time.Now().Add(timeout)
-	for {
-		left := time.Until(deadline)
-		if left <= 0 {
-			return fmt.Errorf("process %d: still there %v after SIGKILL", r.PID, timeout)
-		}
-		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		n, err := unix.Poll(p, int(left/time.Millisecond)+1)
+	if ended, err := awaitExit(fd, timeout); err != nil {
+		return fmt.Errorf("process %d: wait: %w", r.PID, err)
+	} else if !ended {
+		return fmt.Errorf("process %d: still there %v after SIGKILL", r.PID, timeout)
+	}
+	return nil
+}
+
+// awaitExit waits until the process of a pidfd has ended, and says whether it
+// has. A signal that arrives meanwhile (Ctrl-C) does not shorten it.
+func awaitExit(pidfd int, timeout time.Duration) (bool, error) {
+	for deadline := time.Now().Add(timeout); ; {
+		left := max(time.Until(deadline), 0)
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, int(left.Milliseconds())+1)
 		if err != nil && !errors.Is(err, unix.EINTR) {
-			return fmt.Errorf("process %d: wait: %w", r.PID, err)
+			return false, err
 		}
-		if n > 0 {
-			return nil
+		if n > 0 || left == 0 {
+			return n > 0, nil
 		}
 	}
 }

@@ -212,8 +212,7 @@ func start(ctx context.Context, d Dir, o UpOptions, lock *os.File) (*Status, err
 	if err != nil {
 		return nil, err
 	}
-	// Without a Wait the dead shim would stay as a zombie and Kill would wait
-	// for it in vain.
+	// The dead shim would stay as a zombie, and how it ended is for whyGone.
 	exited := make(chan struct{})
 	go func() {
 		_ = cmd.Wait() // how it ended is in ProcessState

@@ -125,8 +125,9 @@ func (r *Record) end(pid int) error {
 		} else if err != nil {
 			return fmt.Errorf("process %d: kill: %w", pid, err)
 		}
-		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		if n, err := unix.Poll(p, int(s.wait/time.Millisecond)); err == nil && n > 0 {
+		if ended, err := awaitExit(fd, s.wait); err != nil {
+			return fmt.Errorf("process %d: wait: %w", pid, err)
+		} else if ended {
 			return nil
 		}
 	}
