@@ -98,6 +98,56 @@ func TestOwnNotifications(t *testing.T) {
 	}
 }
 
+// TestTouchOutlivesAbortedPass holds that a change of the neighbours which was
+// reported is not forgotten with a pass that did not come as far.
+func TestTouchOutlivesAbortedPass(t *testing.T) {
+	t.Parallel()
+	r := open(t)
+	r.Set(State{
+		Links:      []Link{Bridge{LinkAttrs: LinkAttrs{Name: "br0"}}},
+		Neighbours: []Neighbour{{Dev: "br0", Addr: netip.MustParseAddr("10.0.0.1"), MAC: []byte{2, 0, 0, 0, 0, 1}}},
+	})
+	if err := r.Watch(); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second lists what there is
+		if _, err := r.Apply(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h, err := openHandle(r.ns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	list, err := h.NeighList(0, unix.AF_INET)
+	if err != nil || len(list) != 1 {
+		t.Fatalf("neighbours: %v, %v, want one", list, err)
+	}
+	if err := h.NeighDel(&list[0]); err != nil {
+		t.Fatal(err)
+	}
+	reported := func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return r.neighTouched
+	}
+	for deadline := time.Now().Add(5 * time.Second); !reported(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the monitor does not tell")
+		}
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := r.Apply(ended); err == nil {
+		t.Fatal("Apply with an ended context: no error")
+	}
+	d, err := r.Apply(t.Context())
+	if err != nil || len(d.Changes) != 1 || d.Changes[0].Kind != "neighbour" {
+		t.Errorf("Apply() = %+v, %v, want the neighbour put back", d, err)
+	}
+}
+
 // TestBatch holds that each request of a batch gets its own outcome, in more
 // than one system call, and that good ones are done beside bad ones.
 func TestBatch(t *testing.T) {

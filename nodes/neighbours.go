@@ -97,7 +97,7 @@ func (p *pass) neighbours() {
 // list one of them the kernel walks it whole: in a lab of n full meshes that is
 // n times n entries. So the list is kept while nobody reports a change of it.
 func (p *pass) listNeighbours() (map[neighKey]netlink.Neigh, error) {
-	if p.knowNeighbours && p.r.neighbours != nil {
+	if p.r.neighbours != nil {
 		return p.r.neighbours, nil
 	}
 	have := map[neighKey]netlink.Neigh{}

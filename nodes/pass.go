@@ -39,8 +39,6 @@ type pass struct {
 	first     bool            // no pass has been applied before
 	exclusive map[string]bool
 	tablesOK  bool // the nftables tables are known to be untouched
-	// knowNeighbours: r.neighbours holds, nobody has reported a change.
-	knowNeighbours bool
 
 	byName   map[string]netlink.Link
 	byIndex  map[int]string

@@ -57,7 +57,8 @@ type Reconciler struct {
 	plain   map[int]bool // indices of links whose offloads are known to be off
 	made    memory
 	// neighbours is what the last list of them gave, and what passes have done
-	// since; nil before the first.
+	// since; nil when somebody else may have changed them, until a pass has
+	// listed them again.
 	neighbours map[neighKey]netlink.Neigh
 	first      bool
 	settled    uint64             // the last generation that a pass was done for
@@ -275,7 +276,9 @@ func (r *Reconciler) pass(ctx context.Context, apply, tablesOK bool) (*pass, err
 		delete(r.plain, index)
 	}
 	clear(r.touched)
-	known := r.watched && !r.neighTouched
+	if !r.watched || r.neighTouched {
+		r.neighbours = nil
+	}
 	r.neighTouched = false
 	r.mu.Unlock()
 	if gen == 0 {
@@ -284,7 +287,6 @@ func (r *Reconciler) pass(ctx context.Context, apply, tablesOK bool) (*pass, err
 	p := &pass{
 		r: r, ctx: ctx, want: want, down: down, dry: !apply, first: r.first, tablesOK: tablesOK,
 		exclusive: map[string]bool{}, noDevice: map[string]bool{}, fresh: map[string]bool{},
-		knowNeighbours: known,
 	}
 	for _, dev := range r.owner.Exclusive {
 		p.exclusive[dev] = true
