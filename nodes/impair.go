@@ -290,8 +290,9 @@ func (m *Impairer) rules(wanted map[string]Impairment) error {
 	if len(want) == 0 {
 		conn.AddTable(table) // so that there is one to delete
 		conn.DelTable(table)
-		m.table = false
-		return conn.Flush()
+		err := conn.Flush()
+		m.table = err != nil
+		return err
 	}
 	have := map[string]*nftables.Chain{}
 	if m.table {

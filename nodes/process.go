@@ -84,25 +84,33 @@ func (p *Process) Pid() int { return p.p.Pid }
 
 // Wait waits for the process to end and reaps it. It is called once.
 func (p *Process) Wait() (*os.ProcessState, error) {
-	st, err := p.p.Wait()
-	p.mu.Lock()
-	p.gone = true
-	p.mu.Unlock()
-	return st, err
+	p.awaitEnd()
+	return p.reap()
 }
 
 // WaitGroup is Wait for a program that may leave others behind: what is left
 // of the process group when the process ends is killed.
 func (p *Process) WaitGroup() (*os.ProcessState, error) {
-	for {
-		// Not reaped yet, so that the group's number cannot be another's.
-		err := unix.Waitid(unix.P_PID, p.p.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
-		if err != unix.EINTR {
-			break // an error is Wait's to tell
-		}
-	}
+	p.awaitEnd()
 	p.Kill()
-	return p.Wait()
+	return p.reap()
+}
+
+// awaitEnd waits for the end of the process and leaves it as a zombie: until it
+// is reaped its number, which signals go to, cannot be another's.
+func (p *Process) awaitEnd() {
+	for unix.Waitid(unix.P_PID, p.p.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
+	} // another error is reap's to tell
+}
+
+// reap gives back the number of a process that has ended; nobody signals it
+// meanwhile.
+func (p *Process) reap() (*os.ProcessState, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	st, err := p.p.Wait()
+	p.gone = true
+	return st, err
 }
 
 // Signal sends a signal to the process alone. After the process has ended it
