@@ -18,7 +18,7 @@ type agentProcess struct {
 
 	// Guarded by Supervisor.mu.
 	report agent.Report
-	conn   *rpc.Conn // nil while it does not run
+	orders *mailbox // nil while it does not run
 }
 
 // newAgent describes the agent on h. It is started by keep.
@@ -47,8 +47,9 @@ func (s *Supervisor) newAgent(h *host) (*agentProcess, error) {
 	}
 	a.started = func(c *rpc.Conn) {
 		s.resumed(h.plan.Name)
+		orders := s.openMailbox(c, func() (agent.Order, bool) { return s.orderOf(h) })
 		s.mu.Lock()
-		a.conn = c
+		a.orders = orders
 		a.report.Phase = "" // what the one before it said holds no longer
 		s.order(h)
 		s.mu.Unlock()
@@ -56,7 +57,8 @@ func (s *Supervisor) newAgent(h *host) (*agentProcess, error) {
 	}
 	a.ended = func() {
 		s.mu.Lock()
-		a.conn = nil
+		a.orders.close()
+		a.orders = nil
 		s.mu.Unlock()
 		s.poke()
 	}
@@ -75,20 +77,29 @@ func (s *Supervisor) newAgent(h *host) (*agentProcess, error) {
 	return a, nil
 }
 
-// order tells an agent how things are to be. The caller holds mu.
+// order has an agent told how things are to be. The caller holds mu.
 func (s *Supervisor) order(h *host) {
-	// One that is dead hears it when it starts again, one that is paused and
-	// does not read when it goes on.
-	if h.agent != nil && h.agent.conn != nil && !s.paused(h.plan.Name) {
-		o := agent.Order{Store: s.etcdReady, Hosts: s.running(), Hold: h.held, Down: h.down, Ask: s.asked, BGP: s.speaker(h.name, h.plan.Speaker)}
-		if o.BGP != nil {
-			o.Out = s.outs()
-		}
-		for _, c := range h.containers {
-			o.Containers = append(o.Containers, agent.Container{Name: c.plan.Name, Dev: c.plan.Port, Addr: c.plan.Addr})
-		}
-		_ = h.agent.conn.Send(o)
+	if h.agent != nil {
+		h.agent.orders.put()
 	}
+}
+
+// orderOf is how things are to be for a node's agent. One that is paused does
+// not read: it is told when it goes on.
+func (s *Supervisor) orderOf(h *host) (agent.Order, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.paused(h.plan.Name) {
+		return agent.Order{}, false
+	}
+	o := agent.Order{Store: s.etcdReady, Hosts: s.running(), Hold: h.held, Down: h.down, Ask: s.asked, BGP: s.speaker(h.name, h.plan.Speaker)}
+	if o.BGP != nil {
+		o.Out = s.outs()
+	}
+	for _, c := range h.containers {
+		o.Containers = append(o.Containers, agent.Container{Name: c.plan.Name, Dev: c.plan.Port, Addr: c.plan.Addr})
+	}
+	return o, true
 }
 
 // reported takes an agent's report: a new subnet is wired at once.

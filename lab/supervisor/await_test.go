@@ -11,7 +11,6 @@ import (
 
 	"labctl/lab"
 	"labctl/lab/agent"
-	"labctl/lab/internal/rpc"
 	"labctl/nodes"
 )
 
@@ -46,11 +45,11 @@ func TestJoinedAndLeft(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			conn := new(rpc.Conn)
-			h := &host{wired: true, held: c.selfHeld, agent: &agentProcess{report: c.self, conn: conn}}
+			orders := new(mailbox)
+			h := &host{wired: true, held: c.selfHeld, agent: &agentProcess{report: c.self, orders: orders}}
 			n := &nodeChange{Supervisor: &Supervisor{hosts: []*host{h}}, r: lab.NodeRequest{From: time.Now()}, res: &lab.NodeResult{}}
 			for _, o := range c.others {
-				n.hosts = append(n.hosts, &host{wired: true, out: o.out, held: o.held, agent: &agentProcess{report: o.report, conn: conn}})
+				n.hosts = append(n.hosts, &host{wired: true, out: o.out, held: o.held, agent: &agentProcess{report: o.report, orders: orders}})
 			}
 			if got := n.joined(h); got != c.joined {
 				t.Errorf("joined() = %v, want %v", got, c.joined)
@@ -94,15 +93,10 @@ func TestInterruptedBeforeItsTurn(t *testing.T) {
 	s.moved = sync.NewCond(&s.mu)
 	h := &host{endpoint: &endpoint{name: "node1"}, plan: s.plan.Nodes[0], agent: &agentProcess{}}
 	s.hosts = []*host{h}
-	ours, theirs, err := rpc.Pair()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ours.Close()
-	defer theirs.Close()
+	ours, _ := rpcPair(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err = s.node(ctx, ours, lab.NodeRequest{Action: lab.NodeStop, Node: "node1", From: time.Now(), Timeout: time.Minute})
+	_, err := s.node(ctx, ours, lab.NodeRequest{Action: lab.NodeStop, Node: "node1", From: time.Now(), Timeout: time.Minute})
 	if lab.ExitCode(err) != 130 || h.out != "" {
 		t.Errorf("node stop = %v, and the node is %q; want it interrupted, and left alone", err, h.out)
 	}

@@ -185,7 +185,7 @@ func (s *Supervisor) hostReasons(h *host) []string {
 	default:
 		r := h.agent.report
 		switch {
-		case h.agent.conn == nil:
+		case h.agent.orders == nil:
 			why = append(why, "agent: "+processReason(&h.agent.process))
 		case r.Phase != agent.Running:
 			p := string(r.Phase)
@@ -199,7 +199,7 @@ func (s *Supervisor) hostReasons(h *host) []string {
 		case r.Error != "":
 			why = append(why, "agent: "+r.Error)
 		}
-		if len(r.Drift) > 0 && h.agent.conn != nil && !h.held { // held, it is to differ
+		if len(r.Drift) > 0 && h.agent.orders != nil && !h.held { // held, it is to differ
 			why = append(why, differences(len(r.Drift))+" from what the backend wants")
 		}
 	}

@@ -18,7 +18,7 @@ type router struct {
 
 	// Guarded by Supervisor.mu.
 	report agent.Report
-	conn   *rpc.Conn // nil while it does not run
+	orders *mailbox // nil while it does not run
 }
 
 // newRouterLocked describes a router's process. The caller holds mu.
@@ -29,15 +29,17 @@ func (s *Supervisor) newRouterLocked(p lab.RouterPlan) *router {
 		argv: []string{"labctl", "__speaker", p.Name}, env: os.Environ(),
 	}
 	r.started = func(c *rpc.Conn) {
+		orders := s.openMailbox(c, func() (agent.Order, bool) { return s.orderOfRouter(r) })
 		s.mu.Lock()
-		r.conn = c
-		s.orderRouter(r)
+		r.orders = orders
+		orders.put()
 		s.mu.Unlock()
 		s.poke()
 	}
 	r.ended = func() {
 		s.mu.Lock()
-		r.conn = nil
+		r.orders.close()
+		r.orders = nil
 		s.mu.Unlock()
 		s.poke()
 	}
@@ -60,11 +62,11 @@ func (s *Supervisor) newRouterLocked(p lab.RouterPlan) *router {
 	return r
 }
 
-// orderRouter tells a router how things are to be. The caller holds mu.
-func (s *Supervisor) orderRouter(r *router) {
-	if r.conn != nil && !s.paused(r.name) {
-		_ = r.conn.Send(agent.Order{BGP: s.speaker(r.name, r.plan.Speaker), Ask: s.asked}) // a dead one hears it when it starts again
-	}
+// orderOfRouter is how things are to be for a router.
+func (s *Supervisor) orderOfRouter(r *router) (agent.Order, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return agent.Order{BGP: s.speaker(r.name, r.plan.Speaker), Ask: s.asked}, !s.paused(r.name)
 }
 
 // speaker is what an endpoint's BGP speaker is to do, nil for one without. The
@@ -96,7 +98,7 @@ func (s *Supervisor) orderChanged() {
 		s.order(h)
 	}
 	for _, r := range s.routers {
-		s.orderRouter(r)
+		r.orders.put()
 	}
 }
 
@@ -114,7 +116,7 @@ func (s *Supervisor) outs() []string {
 // reasons are why a router does not speak. The caller holds mu.
 func (r *router) reasons() []string {
 	switch {
-	case r.conn == nil:
+	case r.orders == nil:
 		return []string{"speaker: " + processReason(&r.process)}
 	case r.report.Error != "":
 		return []string{"speaker: " + r.report.Error}

@@ -20,7 +20,7 @@ func (s *Supervisor) askTraffic(ctx context.Context) {
 		}
 	}
 	for _, r := range s.routers {
-		s.orderRouter(r)
+		r.orders.put()
 	}
 	s.mu.Unlock()
 	timeout := time.NewTimer(answerTimeout)
@@ -32,7 +32,7 @@ func (s *Supervisor) askTraffic(ctx context.Context) {
 			missing = missing || h.carries() && h.agent.report.Answered < ask
 		}
 		for _, r := range s.routers {
-			missing = missing || r.conn != nil && r.report.BGP != nil && r.report.Answered < ask
+			missing = missing || r.orders != nil && r.report.BGP != nil && r.report.Answered < ask
 		}
 		s.mu.Unlock()
 		if !missing {
@@ -51,7 +51,7 @@ func (s *Supervisor) askTraffic(ctx context.Context) {
 // carries says whether the node has an agent that could be asked. The caller
 // holds mu.
 func (h *host) carries() bool {
-	return h.agent != nil && h.agent.conn != nil && (h.agent.report.Traffic != nil || h.agent.report.BGP != nil)
+	return h.agent != nil && h.agent.orders != nil && (h.agent.report.Traffic != nil || h.agent.report.BGP != nil)
 }
 
 // heard wakes those who wait for agents' answers. The caller holds mu.
