@@ -70,6 +70,10 @@ func (l *listener) Handle(ctx context.Context, r slog.Record) error {
 			l.note(f)
 		}
 		l.wake()
+	case "Set state to UP", "Set state to DOWN":
+		// BFD's, for which there is no event. It is so an instant later, and
+		// who is woken looks after settle.
+		l.wake()
 	}
 	if r.Level >= slog.LevelWarn || r.Message == "Peer Up" || r.Message == "Peer Down" || r.Message == unknownPeer {
 		return l.next.Handle(ctx, r)

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -286,4 +287,20 @@ func (h *host) ip(argv ...string) string {
 		h.t.Fatal(err)
 	}
 	return out
+}
+
+// drop makes the host drop what a rule of nftables matches, in its table f.
+func (h *host) drop(match string) {
+	h.t.Helper()
+	h.nft("add table inet f")
+	h.nft("add chain inet f in { type filter hook input priority 0; }")
+	h.nft("add rule inet f in " + match + " drop")
+}
+
+func (h *host) nft(command string) {
+	h.t.Helper()
+	nodestest.Require(h.t, nodestest.NFT, nodestest.Tool("nft"))
+	if _, err := nodestest.Run(h.ns, append([]string{"nft"}, strings.Fields(command)...)...); err != nil {
+		h.t.Fatal(err)
+	}
 }
