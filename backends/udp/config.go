@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"labctl/backends"
+	"labctl/backends/internal/datapath"
 )
 
 // Config is flannel's option of the backend, Port, and two of our own, which
@@ -23,7 +24,7 @@ type Config struct {
 const defaultPort = 8285
 
 // NewConfig is the defaults.
-func NewConfig() Config { return Config{Port: defaultPort, Level: levelAuto, VerifySource: true} }
+func NewConfig() Config { return Config{Port: defaultPort, Level: datapath.Auto, VerifySource: true} }
 
 // parseConfig reads the Backend object; nil is the defaults.
 func parseConfig(options json.RawMessage) (Config, error) {
@@ -36,7 +37,7 @@ func parseConfig(options json.RawMessage) (Config, error) {
 	}
 	c.Level = strings.ToLower(c.Level)
 	if c.Level == "" {
-		c.Level = levelAuto
+		c.Level = datapath.Auto
 	}
 	return c, c.check()
 }
@@ -48,30 +49,8 @@ func (c Config) check() error {
 	if c.Port < 0 || c.Port > 0xffff {
 		return bad("Port", fmt.Sprintf("use %d", defaultPort), "%d is not a port", c.Port)
 	}
-	if _, ok := parseLevel(c.Level); !ok && c.Level != levelAuto {
+	if _, ok := datapath.ParseLevel(c.Level); !ok && c.Level != datapath.Auto {
 		return bad("Level", "use auto, plain, batch or gso", "%q is not a level", c.Level)
 	}
 	return nil
-}
-
-const levelAuto = "auto"
-
-// level is a way to hand packets to the kernel, each faster than the last.
-type level int
-
-const (
-	plain level = iota // one system call for one packet
-	batch              // one system call for many datagrams
-	gso                // one packet of up to 64 KiB for many, cut by whoever needs it cut
-)
-
-func (l level) String() string { return [...]string{"plain", "batch", "gso"}[l] }
-
-func parseLevel(s string) (level, bool) {
-	for l := plain; l <= gso; l++ {
-		if l.String() == s {
-			return l, true
-		}
-	}
-	return 0, false
 }

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"labctl/backends"
+	"labctl/backends/internal/datapath"
 	"labctl/nodes"
 	"labctl/nodes/nodestest"
 )
@@ -123,7 +124,7 @@ func newWorld(t testing.TB, off offload) *world {
 // requireTun skips the test on a machine that lets nobody make a TUN device.
 func requireTun(t testing.TB) {
 	t.Helper()
-	f, err := os.OpenFile(tunDevice, os.O_RDWR, 0)
+	f, err := os.OpenFile(datapath.TUN, os.O_RDWR, 0)
 	if err != nil {
 		t.Skipf("this machine has no TUN devices: %v", err)
 	}
@@ -166,17 +167,7 @@ func (h *host) start(peers ...backends.Lease) (stop func()) {
 	}
 	h.path = p.(*path)
 	if h.refusal != nil {
-		h.path.send = func(fd int, msgs []message) (int, error) {
-			for i := range msgs {
-				if msgs[i].Controllen > 0 && i == 0 {
-					return 0, h.refusal
-				}
-				if msgs[i].Controllen > 0 {
-					return sendMessages(fd, msgs[:i])
-				}
-			}
-			return sendMessages(fd, msgs)
-		}
+		h.path.RefuseSegments(h.refusal)
 	}
 	p.Set(h.lease, peers)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -204,7 +195,7 @@ func (h *host) device(peers ...backends.Lease) {
 }
 
 // start runs both hosts at the levels.
-func (w *world) start(levels ...level) {
+func (w *world) start(levels ...datapath.Level) {
 	w.t.Helper()
 	for i, h := range w.hosts {
 		h.carry(fmt.Sprintf(`{"Level":%q}`, levels[i%len(levels)]))
@@ -281,8 +272,8 @@ func TestTransfer(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			for _, from := range []level{plain, batch, gso} {
-				for _, to := range []level{plain, batch, gso} {
+			for _, from := range []datapath.Level{datapath.Plain, datapath.Batch, datapath.GSO} {
+				for _, to := range []datapath.Level{datapath.Plain, datapath.Batch, datapath.GSO} {
 					t.Run(fmt.Sprintf("%v to %v", from, to), func(t *testing.T) {
 						w := newWorld(t, off)
 						w.start(from, to)
@@ -297,7 +288,7 @@ func TestTransfer(t *testing.T) {
 }
 
 // check looks at the counters after a transfer from host 0 to host 1.
-func (w *world) check(from, to level, off offload) {
+func (w *world) check(from, to datapath.Level, off offload) {
 	w.t.Helper()
 	out, in := w.hosts[0].path.Traffic(), w.hosts[1].path.Traffic()
 	if len(out.Drops)+len(in.Drops) > 0 {
@@ -310,10 +301,10 @@ func (w *world) check(from, to level, off offload) {
 		}
 		return nil
 	})
-	if from == gso && !off.underlay && !off.containers && out.Out.Packets < 4*out.Out.Batches {
+	if from == datapath.GSO && !off.underlay && !off.containers && out.Out.Packets < 4*out.Out.Batches {
 		w.t.Errorf("%d packets were sent in %d batches", out.Out.Packets, out.Out.Batches)
 	}
-	if to == gso && from == gso && !off.underlay && !off.containers && in.In.Packets < 4*in.In.Batches {
+	if to == datapath.GSO && from == datapath.GSO && !off.underlay && !off.containers && in.In.Packets < 4*in.In.Batches {
 		w.t.Errorf("%d packets were written in %d batches", in.In.Packets, in.In.Batches)
 	}
 	if out.Level != from.String() {
@@ -336,7 +327,7 @@ func TestSegmentationRefused(t *testing.T) {
 		t.Run(refusal.Error(), func(t *testing.T) {
 			w := newWorld(t, offload{})
 			w.hosts[0].refusal = refusal
-			w.start(gso)
+			w.start(datapath.GSO)
 			w.transfer(0, 1, 4<<20)
 			tr := w.hosts[0].path.Traffic()
 			if tr.Level != "batch" || !strings.HasPrefix(tr.Why, "udp segmentation: ") || len(tr.Drops) > 0 {
@@ -351,7 +342,7 @@ func TestSegmentationRefused(t *testing.T) {
 
 // What an ICMP error says when a packet cannot go on.
 func TestErrors(t *testing.T) {
-	for _, l := range []level{plain, gso} {
+	for _, l := range []datapath.Level{datapath.Plain, datapath.GSO} {
 		t.Run(l.String(), func(t *testing.T) {
 			w := newWorld(t, offload{})
 			w.start(l)
@@ -374,7 +365,7 @@ func TestErrors(t *testing.T) {
 
 // A path that takes less than the devices at its ends say.
 func TestPathMTU(t *testing.T) {
-	for _, l := range []level{plain, gso} {
+	for _, l := range []datapath.Level{datapath.Plain, datapath.GSO} {
 		t.Run(l.String(), func(t *testing.T) {
 			w := newWorld(t, offload{})
 			w.start(l)
@@ -395,13 +386,19 @@ func TestPathMTU(t *testing.T) {
 	}
 }
 
+// packet is an IPv4 packet of an experimental protocol (RFC 3692).
+func packet(src, dst [4]byte) []byte {
+	h := []byte{0x45, 0, 0, 25, 0, 1, 0, 0, 9, 253, 0, 0, src[0], src[1], src[2], src[3], dst[0], dst[1], dst[2], dst[3]}
+	return append(h, "hello"...)
+}
+
 // Nobody but peers is heard, and they only for what is theirs.
 func TestVerifySource(t *testing.T) {
-	f := flow4{src: [4]byte{10, 244, 2, 2}, dst: [4]byte{10, 244, 1, 2}, ttl: 9}
-	good := f.udp(1, []byte("hello"))
-	spoofed := flow4{src: [4]byte{10, 244, 3, 3}, dst: f.dst, ttl: 9}.udp(1, []byte("hello"))
-	elsewhere := flow4{src: f.src, dst: [4]byte{10, 244, 3, 3}, ttl: 9}.udp(1, []byte("hello"))
-	host := flow4{src: [4]byte{192, 168, 50, 2}, dst: f.dst, ttl: 9}.udp(1, []byte("hello"))
+	two, container := [4]byte{10, 244, 2, 2}, [4]byte{10, 244, 1, 2}
+	good := packet(two, container)
+	spoofed := packet([4]byte{10, 244, 3, 3}, container)
+	elsewhere := packet(two, [4]byte{10, 244, 3, 3})
+	host := packet([4]byte{192, 168, 50, 2}, container)
 	tests := []struct {
 		name string
 		send []byte
@@ -419,7 +416,7 @@ func TestVerifySource(t *testing.T) {
 		{"empty", nil, true, "malformed"},
 		{"IPv6", []byte{0x60, 0, 0, 0}, true, "not-ipv4"},
 	}
-	for _, l := range []level{plain, batch, gso} {
+	for _, l := range []datapath.Level{datapath.Plain, datapath.Batch, datapath.GSO} {
 		t.Run(l.String(), func(t *testing.T) {
 			w := newWorld(t, offload{})
 			h := w.hosts[0]
@@ -455,7 +452,7 @@ func TestVerifySource(t *testing.T) {
 
 // Somebody deletes the device: it is made again, and said so once.
 func TestDeviceDeleted(t *testing.T) {
-	for _, l := range []level{plain, gso} {
+	for _, l := range []datapath.Level{datapath.Plain, datapath.GSO} {
 		t.Run(l.String(), func(t *testing.T) {
 			w := newWorld(t, offload{})
 			w.start(l)

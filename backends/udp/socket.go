@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -62,47 +61,10 @@ func segmentation(fd int) error {
 	return nil
 }
 
-// message is struct mmsghdr.
-type message struct {
-	unix.Msghdr
-	n uint32 // bytes received
+// fragment sends a datagram that is longer than the path takes, in fragments.
+func fragment(fd int, to netip.AddrPort, d []byte) error {
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT)
+	err := unix.Sendto(fd, d, 0, &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()})
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DO)
+	return err
 }
-
-// control is the ancillary data of a message: one number.
-type control struct {
-	unix.Cmsghdr
-	value int32
-	_     int32
-}
-
-// sendMessages returns how many were sent. Neither it nor receiveMessages waits, so neither tells the
-// Go scheduler, whose work around a system call costs as much as a small one.
-// The error is about the first, when
-// that is 0.
-func sendMessages(fd int, msgs []message) (int, error) {
-	n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&msgs[0])), uintptr(len(msgs)), unix.MSG_DONTWAIT, 0, 0)
-	if errno != 0 {
-		return 0, errno
-	}
-	return int(n), nil
-}
-
-// receiveMessages returns how many there were.
-func receiveMessages(fd int, msgs []message) (int, error) {
-	n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&msgs[0])), uintptr(len(msgs)), unix.MSG_DONTWAIT, 0, 0)
-	if errno != 0 {
-		return 0, errno
-	}
-	return int(n), nil
-}
-
-// sockaddr is where a datagram goes to or comes from.
-func (a *peerAddr) set(to addr, port int) {
-	a.Family = unix.AF_INET
-	a.Addr = to.bytes()
-	be.PutUint16((*[2]byte)(unsafe.Pointer(&a.Port))[:], uint16(port))
-}
-
-type peerAddr struct{ unix.RawSockaddrInet4 }
-
-func (a *peerAddr) addr() addr { return addr(be.Uint32(a.Addr[:])) }

@@ -73,11 +73,10 @@ func (b *Backend) Open(self backends.Lease, u nodes.Underlay, log *slog.Logger) 
 	if err := b.checkUnderlay(u); err != nil {
 		return nil, err
 	}
-	p, err := open(b.Config, u.Addr, log)
+	p, err := open(b.Config, self, u.Addr, b.MTU(u), log)
 	if err != nil {
 		return nil, err
 	}
-	p.Set(self, nil)
 	return p, nil
 }
 

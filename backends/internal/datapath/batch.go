@@ -1,4 +1,4 @@
-package udp
+package datapath
 
 import (
 	"unsafe"
@@ -8,7 +8,7 @@ import (
 
 const (
 	// maxPayload is what fits in one UDP datagram over IPv4, and in one send
-	// that the kernel cuts.
+	// that the kernel cuts. No wire takes more.
 	maxPayload = maxPacket - ipHeader - udpHeader
 	// maxSegments is how many datagrams the kernel cuts one send into
 	// (UDP_MAX_SEGMENTS, which was 64 before it was 128).
@@ -16,7 +16,7 @@ const (
 	maxMessages = 64
 )
 
-// batches is datagrams that are ready to be sent, back to back. What has the
+// batches is what is ready to be sent, back to back. What has the
 // same length and goes to the same host is one message, which the kernel cuts
 // (UDP_SEGMENT); only its last datagram may be shorter:
 //

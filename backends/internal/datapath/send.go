@@ -1,27 +1,31 @@
-package udp
+package datapath
 
 import (
-	"errors"
+	"fmt"
+	"net/netip"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// sender is the way out: from flannel0 to other hosts. It belongs to one
+// sender is the way out: from the device to other hosts. It belongs to one
 // thread.
 type sender struct {
-	*path
-	buf []byte // what one read gives
-	b   *batches
+	*Path
+	buf    []byte // what one read gives
+	b      *batches
+	header int // of the wire
 	// wait is what the thread sleeps on.
 	wait     [2]unix.PollFd
 	patience patience
 }
 
-func newSender(p *path) *sender {
+func newSender(p *Path) *sender {
+	w := p.config.Wire
 	return &sender{
-		path: p, buf: make([]byte, vnetLen+maxPacket), b: newBatches(p.config.Port, p.level == gso),
-		patience: patience{none: p.level < gso},
+		Path: p, buf: make([]byte, vnetLen+maxPacket), header: w.header(),
+		b:        newBatches(w.Port, p.level == GSO && w.Segmentation != nil),
+		patience: patience{none: p.level < GSO},
 		wait:     [2]unix.PollFd{{Fd: int32(p.tun.fd), Events: unix.POLLIN}, {Fd: int32(p.wakeUp), Events: unix.POLLIN}},
 	}
 }
@@ -36,7 +40,7 @@ func (s *sender) run() error {
 		case err == nil:
 			s.patience.reset()
 			s.read(s.buf[:n])
-			if s.config.Level == plain.String() {
+			if s.config.Level == Plain.String() {
 				s.flush()
 			}
 		case err == unix.EAGAIN:
@@ -54,7 +58,7 @@ func (s *sender) run() error {
 				return err
 			}
 		default:
-			return errors.Join(errors.New(device+": read"), err)
+			return fmt.Errorf("%s: read: %w", s.tun.name, err)
 		}
 	}
 	s.flush()
@@ -69,7 +73,7 @@ func (s *sender) renew() error {
 	for !s.stopped.Load() {
 		err := s.tun.attach()
 		if err == nil {
-			s.log.Warn("device was deleted and is made anew", "device", device)
+			s.log.Warn("device was deleted and is made anew", "device", s.tun.name)
 			return nil
 		}
 		if first {
@@ -105,12 +109,13 @@ func (s *sender) read(b []byte) {
 		s.out.drop(noRoute)
 		s.router.unreachable(t, b)
 		return
-	case b[8] <= 1:
+	case s.config.Hop && b[8] <= 1:
 		s.out.drop(expired)
 		s.router.expired(t, b)
 		return
+	case s.config.Hop:
+		decrementTTL(b)
 	}
-	decrementTTL(b)
 	if h.gso != 0 {
 		s.split(to, b, h)
 		return
@@ -119,7 +124,10 @@ func (s *sender) read(b []byte) {
 		s.out.drop(malformed)
 		return
 	}
-	copy(s.room(to, len(b)), b)
+	if dst := s.room(to, len(b)); dst != nil {
+		copy(dst[s.header:], b)
+		s.wrap(dst, to)
+	}
 }
 
 func (s *sender) split(to addr, b []byte, h vnetHeader) {
@@ -128,22 +136,36 @@ func (s *sender) split(to addr, b []byte, h vnetHeader) {
 		s.out.drop(malformed)
 		return
 	}
-	for {
-		n := cut.next()
-		if n == 0 {
+	for n := cut.next(); n > 0; n = cut.next() {
+		dst := s.room(to, n)
+		if dst == nil {
 			return
 		}
-		cut.put(s.room(to, n))
+		cut.put(dst[s.header:])
+		s.wrap(dst, to)
 	}
 }
 
-// room is where to write a datagram.
+// room is where to write a packet of n bytes, behind the outer header; nil for
+// one that is longer than any wire takes.
 func (s *sender) room(to addr, n int) []byte {
-	if dst := s.b.room(to, n); dst != nil {
-		return dst
+	n += s.header
+	dst := s.b.room(to, n)
+	if dst == nil {
+		s.flush()
+		dst = s.b.room(to, n)
 	}
-	s.flush()
-	return s.b.room(to, n)
+	if dst == nil {
+		s.out.drop(tooBig)
+	}
+	return dst
+}
+
+// wrap writes the outer header, if there is one, of a packet that is there.
+func (s *sender) wrap(dst []byte, to addr) {
+	if s.header > 0 {
+		s.config.Wire.Header.Put(dst[:s.header], to.bytes(), dst[s.header:])
+	}
 }
 
 // flush sends everything.
@@ -161,7 +183,7 @@ func (s *sender) flush() {
 		} else {
 			s.out.batches.add(1)
 			for _, p := range s.b.parts[done : done+n] {
-				s.sent(p.count, p.end-p.start)
+				s.sent(p.count, p.end-p.start-p.count*s.header)
 			}
 		}
 		done += n
@@ -196,7 +218,7 @@ func (s *sender) failed(p *part, err error) {
 		}
 		switch err {
 		case nil:
-			s.sent(1, len(d))
+			s.sent(1, len(d)-s.header)
 			s.out.batches.add(1)
 			continue
 		case unix.EMSGSIZE:
@@ -208,34 +230,32 @@ func (s *sender) failed(p *part, err error) {
 	}
 	if refused && s.b.segment {
 		s.b.segment = false
-		s.fallBack("udp segmentation", why)
+		s.fallBack(s.config.Wire.Name+" segmentation", why)
 	}
 }
 
-// tooLong sends a datagram that is longer than the path to a host takes in one
-// piece: in pieces if the packet allows it, which the host puts together
-// again; else its sender is told what would fit (RFC 1191).
+// tooLong sends what is longer than the path to a host takes in one piece: in
+// pieces if the packet allows it, which the host puts together again; else its
+// sender is told what would fit (RFC 1191).
 func (s *sender) tooLong(to addr, d []byte) {
-	if d[6]&dontFragment != 0 {
+	if pkt := d[s.header:]; pkt[6]&dontFragment != 0 {
 		s.out.drop(tooBig)
-		s.router.tooBig(s.table.Load(), to, d)
+		s.router.tooBig(s.table.Load(), to, pkt)
 		return
 	}
-	_ = unix.SetsockoptInt(s.socket, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT)
-	err := s.sendOne(to, d)
-	_ = unix.SetsockoptInt(s.socket, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DO)
-	s.out.calls.add(2)
+	err := s.config.Wire.Fragment(s.socket, netip.AddrFrom4(to.bytes()), d)
+	s.out.calls.add(3) // two of them change the socket and change it back
 	if err != nil {
 		s.out.drop(sendError)
 		return
 	}
-	s.sent(1, len(d))
+	s.sent(1, len(d)-s.header)
 	s.out.batches.add(1)
 }
 
 func (s *sender) sendOne(to addr, d []byte) error {
 	for {
-		err := unix.Sendto(s.socket, d, 0, &unix.SockaddrInet4{Port: s.config.Port, Addr: to.bytes()})
+		err := unix.Sendto(s.socket, d, 0, &unix.SockaddrInet4{Port: s.config.Wire.Port, Addr: to.bytes()})
 		s.out.calls.add(1)
 		if err != unix.EINTR {
 			return err

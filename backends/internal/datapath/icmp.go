@@ -1,6 +1,7 @@
-package udp
+package datapath
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -21,35 +22,39 @@ const (
 	// icmpQuote is how much of the packet in question is sent back: as much as
 	// fits in 576 bytes (RFC 1812 4.3.2.3).
 	icmpQuote = leastMTU - ipHeader - icmpHeader
+
+	// leastMTU is what every IPv4 host can receive in one piece (RFC 791).
+	leastMTU = 576
 )
 
 // router tells senders of packets what went wrong, as any router does. It is
 // used by the sending thread.
 //
-// The host itself sends, by a raw socket. What is written into flannel0 with
+// The host itself sends, by a raw socket. What is written into the device with
 // the host's own address as its source, as flannel does, the kernel drops as a
 // martian.
 type router struct {
-	log    *slog.Logger
-	raw    int // -1 when we may not
-	asking int // a socket to learn path MTUs with
-	port   int
-	limit  limiter
-	buf    [icmpHeader + icmpQuote]byte
+	log      *slog.Logger
+	raw      int // -1 when we may not
+	asking   int // a socket to learn path MTUs with
+	port     int
+	overhead int // of the wire
+	limit    limiter
+	buf      [icmpHeader + icmpQuote]byte
 }
 
 // openRouter opens what a router needs in the namespace of the calling thread.
-func openRouter(port int, log *slog.Logger) (*router, error) {
-	r := &router{log: log, port: port, limit: limiter{rate: 1000, burst: 50}}
+func openRouter(w Wire, log *slog.Logger) (*router, error) {
+	r := &router{log: log, port: cmp.Or(w.Port, discard), overhead: w.Overhead, limit: limiter{rate: 1000, burst: 50}}
 	var err error
 	if r.asking, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.IPPROTO_UDP); err != nil {
-		return nil, fmt.Errorf("udp: open socket: %w", err)
+		return nil, fmt.Errorf("%s: open socket: %w", w.Name, err)
 	}
 	r.raw, err = unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_ICMP)
 	switch {
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
 		r.raw = -1
-		log.Warn("udp sends no ICMP errors: ping and traceroute through the tunnel tell less; run as root, or with the capability NET_RAW", "err", err)
+		log.Warn(w.Name+" sends no ICMP errors: ping and traceroute through the tunnel tell less; run as root, or with the capability NET_RAW", "err", err)
 		return r, nil
 	case err != nil:
 		unix.Close(r.asking)
@@ -71,7 +76,7 @@ func (r *router) close() {
 // unreachable: no host has the destination.
 func (r *router) unreachable(t *table, pkt []byte) { r.tell(t, icmpUnreachable, icmpNet, 0, pkt) }
 
-// expired: the TTL came to its end in flannel0.
+// expired: the TTL came to its end in the device.
 func (r *router) expired(t *table, pkt []byte) { r.tell(t, icmpExceeded, 0, 0, pkt) }
 
 // tooBig: the path to the host does not take the packet in one piece.
@@ -79,10 +84,13 @@ func (r *router) tooBig(t *table, to addr, pkt []byte) {
 	if !r.worthTelling(pkt) {
 		return
 	}
-	if mtu := r.pathMTU(to) - Overhead; mtu >= 68 && mtu < len(pkt) {
+	if mtu := r.pathMTU(to) - r.overhead; mtu >= 68 && mtu < len(pkt) {
 		r.send(t.base, source(pkt), r.message(icmpUnreachable, icmpFragmentationNeeded, mtu, pkt))
 	}
 }
+
+// discard is a port to ask about, where the wire has none: nothing is sent.
+const discard = 9
 
 // pathMTU is what the kernel knows of the path to a host; 0 for nothing.
 func (r *router) pathMTU(to addr) int {
@@ -144,7 +152,7 @@ func (r *router) message(typ, code byte, mtu int, pkt []byte) []byte {
 	return b
 }
 
-// send sends from our address on flannel0, as long as it is there.
+// send sends from our address on the device, as long as it is there.
 func (r *router) send(from, to addr, b []byte) {
 	var c struct {
 		unix.Cmsghdr

@@ -1,4 +1,4 @@
-package udp
+package datapath
 
 import (
 	"sync/atomic"
@@ -28,17 +28,17 @@ const (
 // name is the reason's key in Traffic.Drops.
 func (r reason) name() string {
 	return [reasons]string{
-		unknownSender: "unknown-sender", // a datagram from an address that is no peer's
+		unknownSender: "unknown-sender", // from an address that is no peer's
 		spoofedSource: "spoofed-source", // a peer sent what comes from somebody else's subnet
 		notOurs:       "not-ours",       // a peer sent what is not for our subnet
-		malformed:     "malformed",      // not one whole IPv4 packet
+		malformed:     "malformed",      // not one whole IPv4 packet, or not wrapped as it should be
 		notIPv4:       "not-ipv4",       // another IP version
-		truncated:     "truncated",      // a datagram larger than an IPv4 packet can be
+		truncated:     "truncated",      // larger than an IPv4 packet can be
 		expired:       "ttl",            // the TTL came to its end here
 		noRoute:       "no-route",       // no host has the destination
 		tooBig:        "too-big",        // larger than the path to the peer, and not to be fragmented
-		sendError:     "send-error",     // the kernel did not take the datagram
-		noDevice:      "no-device",      // flannel0 was down, or gone
+		sendError:     "send-error",     // the kernel did not take the packet
+		noDevice:      "no-device",      // the TUN device was down, or gone
 	}[r]
 }
 
@@ -61,7 +61,7 @@ func (f *flow) read() backends.Flow {
 }
 
 // Traffic is what was carried so far.
-func (p *path) Traffic() backends.Traffic {
+func (p *Path) Traffic() backends.Traffic {
 	p.mu.Lock()
 	t := backends.Traffic{Level: p.level.String(), Why: p.why}
 	p.mu.Unlock()

@@ -1,4 +1,4 @@
-package udp
+package datapath
 
 // split cuts a packet that is many in one, as the kernel would have:
 //

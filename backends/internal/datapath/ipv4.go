@@ -1,4 +1,4 @@
-package udp
+package datapath
 
 const (
 	ipHeader  = 20 // without options

@@ -1,12 +1,10 @@
-package udp
+package datapath
 
 import (
 	"net/netip"
 	"testing"
 
 	"pgregory.net/rapid"
-
-	"labctl/backends"
 )
 
 // Whatever the prefixes, inside one another too, the longest decides.
@@ -48,18 +46,28 @@ func TestLongestPrefix(t *testing.T) {
 }
 
 func TestTable(t *testing.T) {
-	tb := newTable(lease("10.244.1.0/24", "192.168.50.1"), []backends.Lease{
-		lease("10.244.2.0/24", "192.168.50.2"), lease("10.244.9.0/24", "192.168.50.2"), // a reservation beside its lease
+	a, p := netip.MustParseAddr, netip.MustParsePrefix
+	tb := newTable(Self{Addr: a("10.244.1.0"), Takes: p("10.244.1.0/24")}, []Peer{
+		{Addr: a("192.168.50.2"), Has: []netip.Prefix{p("10.244.2.0/24")}, Sends: p("10.244.2.0/24")},
+		{Addr: a("192.168.50.2"), Has: []netip.Prefix{p("10.244.9.0/24")}, Sends: p("10.244.9.0/24")}, // a reservation beside its lease
+		{Addr: a("192.168.50.3"), Has: []netip.Prefix{p("10.244.3.0/26"), p("10.244.2.7/32")}, Sends: Everything()},
 	})
-	two := addrOf(netip.MustParseAddr("192.168.50.2"))
-	for a, want := range map[string]addr{"10.244.1.255": 0, "10.244.2.0": two, "10.244.2.255": two, "10.244.3.0": 0} {
-		if got := tb.lookup(addrOf(netip.MustParseAddr(a))); got != want {
-			t.Errorf("lookup(%s) = %v, want %v", a, got.bytes(), want.bytes())
+	two, three := addrOf(a("192.168.50.2")), addrOf(a("192.168.50.3"))
+	for s, want := range map[string]addr{
+		"10.244.1.255": 0, "10.244.2.0": two, "10.244.2.255": two, "10.244.2.7": three, "10.244.2.8": two,
+		"10.244.3.63": three, "10.244.3.64": 0, "255.255.255.255": 0,
+	} {
+		if got := tb.lookup(addrOf(a(s))); got != want {
+			t.Errorf("lookup(%s) = %v, want %v", s, got.bytes(), want.bytes())
 		}
 	}
-	for a, want := range map[string]bool{"10.244.2.9": true, "10.244.9.9": true, "10.244.3.0": false} {
-		if got := anyContains(tb.senders[two], addrOf(netip.MustParseAddr(a))); got != want {
-			t.Errorf("192.168.50.2 may send what comes from %s: %t, want %t", a, got, want)
+	for _, tt := range []struct {
+		from addr
+		src  string
+		want bool
+	}{{two, "10.244.2.9", true}, {two, "10.244.9.9", true}, {two, "10.244.3.0", false}, {three, "0.0.0.0", true}, {three, "255.255.255.255", true}} {
+		if got := anyContains(tb.senders[tt.from], addrOf(a(tt.src))); got != tt.want {
+			t.Errorf("%v may send what comes from %s: %t, want %t", tt.from.bytes(), tt.src, got, tt.want)
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package udp
+package datapath
 
 import (
 	"encoding/binary"
@@ -78,4 +78,41 @@ func finish(pkt []byte, start, offset int) bool {
 	}
 	le.PutUint16(pkt[start+offset:], s)
 	return true
+}
+
+// unfinished says whether the checksum of a TCP or UDP packet is still the
+// pseudo header's sum, which the rest was to be added to by hardware. One
+// finished checksum in 65535 looks the same; to finish it again changes
+// nothing.
+func unfinished(pkt []byte) bool {
+	at := transportSum(pkt)
+	if at == 0 {
+		return false
+	}
+	h := headerLen(pkt)
+	return le.Uint16(pkt[at:]) == fold(pseudo(pkt, len(pkt)-h))
+}
+
+// finishTransport computes the rest of the checksum of an unfinished packet.
+func finishTransport(pkt []byte) {
+	h := headerLen(pkt)
+	finish(pkt, h, transportSum(pkt)-h)
+}
+
+// transportSum is where a packet has the checksum of TCP or UDP; 0 when it has
+// none, or only a part of what it is of.
+func transportSum(pkt []byte) int {
+	at := headerLen(pkt)
+	switch pkt[9] {
+	case protoTCP:
+		at += 16
+	case protoUDP:
+		at += 6
+	default:
+		return 0
+	}
+	if at+2 > len(pkt) || fragmented(pkt) {
+		return 0
+	}
+	return at
 }

@@ -1,4 +1,4 @@
-package udp
+package datapath
 
 import (
 	"encoding/binary"
@@ -9,14 +9,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tun is flannel0. Reads do not block. One thread reads, another writes.
+// tun is the device that the kernel routes packets into. Reads do not block.
+// One thread reads, another writes.
 type tun struct {
-	fd int
+	name string
+	fd   int
 	// vnet: a header before each packet says whether it is many in one.
 	vnet bool
 }
 
-const tunDevice = "/dev/net/tun"
+// TUN is the file by which devices are made.
+const TUN = "/dev/net/tun"
 
 // offloads is what the kernel may leave to us: checksums, and cutting TCP and
 // UDP packets (the latter from Linux 6.2 on, and in both families or none).
@@ -26,17 +29,17 @@ func offloads() []uintptr {
 }
 
 // openTun makes the device, in the network namespace of the calling thread.
-func openTun(vnet bool) (*tun, error) {
-	fd, err := unix.Open(tunDevice, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+func openTun(name string, vnet bool) (*tun, error) {
+	fd, err := unix.Open(TUN, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV):
-		return nil, fmt.Errorf("%s: open %s: %w; load the module by modprobe tun, in a container also pass the device", device, tunDevice, err)
+		return nil, fmt.Errorf("%s: open %s: %w; load the module by modprobe tun, in a container also pass the device", name, TUN, err)
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
-		return nil, fmt.Errorf("%s: open %s: %w; let this user read and write it (chmod 666), in a container also allow the device", device, tunDevice, err)
+		return nil, fmt.Errorf("%s: open %s: %w; let this user read and write it (chmod 666), in a container also allow the device", name, TUN, err)
 	case err != nil:
-		return nil, fmt.Errorf("%s: open %s: %w", device, tunDevice, err)
+		return nil, fmt.Errorf("%s: open %s: %w", name, TUN, err)
 	}
-	t := &tun{fd: fd, vnet: vnet}
+	t := &tun{name: name, fd: fd, vnet: vnet}
 	if err := t.attach(); err != nil {
 		t.close()
 		return nil, err
@@ -47,7 +50,7 @@ func openTun(vnet bool) (*tun, error) {
 // attach makes the device of an open file. The namespace is the one that the
 // file was opened in. After the device was deleted it can be done again.
 func (t *tun) attach() error {
-	req, err := unix.NewIfreq(device)
+	req, err := unix.NewIfreq(t.name)
 	if err != nil {
 		return err
 	}
@@ -59,13 +62,13 @@ func (t *tun) attach() error {
 	err = unix.IoctlIfreq(t.fd, unix.TUNSETIFF, req)
 	switch {
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
-		return fmt.Errorf("%s: make the device: %w; run as root, or with the capability NET_ADMIN", device, err)
+		return fmt.Errorf("%s: make the device: %w; run as root, or with the capability NET_ADMIN", t.name, err)
 	case errors.Is(err, unix.EBUSY):
-		return fmt.Errorf("%s: make the device: %w; end the process that has it open, such as another agent", device, err)
+		return fmt.Errorf("%s: make the device: %w; end the process that has it open, such as another agent", t.name, err)
 	case errors.Is(err, unix.EINVAL):
-		return fmt.Errorf("%s: make the device: %w; one of another kind has the name: ip link del %s", device, err, device)
+		return fmt.Errorf("%s: make the device: %w; one of another kind has the name: ip link del %s", t.name, err, t.name)
 	case err != nil:
-		return fmt.Errorf("%s: make the device: %w", device, err)
+		return fmt.Errorf("%s: make the device: %w", t.name, err)
 	}
 	if !t.vnet {
 		return nil
@@ -75,7 +78,7 @@ func (t *tun) attach() error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%s: switch offloads on: %w", device, err)
+	return fmt.Errorf("%s: switch offloads on: %w", t.name, err)
 }
 
 func (t *tun) close() { unix.Close(t.fd) }

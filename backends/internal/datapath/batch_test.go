@@ -1,4 +1,4 @@
-package udp
+package datapath
 
 import "testing"
 

@@ -1,4 +1,4 @@
-package udp
+package datapath
 
 import (
 	"fmt"
@@ -26,10 +26,10 @@ const (
 	few = 2
 )
 
-// receiver is the way in: from other hosts to flannel0. It belongs to one
+// receiver is the way in: from other hosts to the device. It belongs to one
 // thread.
 type receiver struct {
-	*path
+	*Path
 	slots    [slots][]byte
 	msgs     [slots]message
 	iovs     [slots]unix.Iovec
@@ -41,16 +41,17 @@ type receiver struct {
 	most     int
 
 	m        merger
+	scratch  []byte // for one packet; see cut
 	patience patience
 	wait     [2]unix.PollFd
 }
 
-func newReceiver(p *path) *receiver {
-	r := &receiver{path: p, take: 1, patience: patience{none: p.level < gso}}
+func newReceiver(p *Path) *receiver {
+	r := &receiver{Path: p, take: 1, patience: patience{none: p.level < GSO}}
 	r.wait = [2]unix.PollFd{{Fd: int32(p.socket), Events: unix.POLLIN}, {Fd: int32(p.wakeUp), Events: unix.POLLIN}}
-	r.m = merger{write: r.write, off: p.level < gso}
+	r.m = merger{write: r.write, off: p.level < GSO}
 	all := slots
-	if p.level == plain {
+	if p.level == Plain {
 		all = 1
 	}
 	r.most = all
@@ -100,7 +101,7 @@ func (r *receiver) run() error {
 			}
 		case unix.EINTR, unix.ENOBUFS, unix.ENOMEM:
 		default:
-			return fmt.Errorf("udp port %d: receive: %w", r.config.Port, err)
+			return fmt.Errorf("%s: receive: %w", r.config.Wire.Name, err)
 		}
 	}
 	r.m.flush()
@@ -137,7 +138,7 @@ func (r *receiver) received(n int) {
 	}
 }
 
-// message takes one message, which may be many datagrams of one length.
+// message takes one message, which may be many packets of one length.
 func (r *receiver) message(t *table, i int) {
 	m := &r.msgs[i]
 	if m.Flags&unix.MSG_TRUNC != 0 {
@@ -145,42 +146,95 @@ func (r *receiver) message(t *table, i int) {
 		return
 	}
 	from := r.names[i].addr()
-	subnets, known := t.senders[from]
-	length := int(m.n)
-	size := length
-	if c := &r.controls[i]; m.Controllen > 0 && c.Level == unix.SOL_UDP && c.Type == unix.UDP_GRO && c.value > 0 {
-		size = int(c.value)
+	sends, known := t.senders[from]
+	start, length := headroom, int(m.n)
+	if length == 0 && r.stopped.Load() { // shutdown looks like one
+		return
 	}
+	if r.config.VerifySource && !known && length > 0 {
+		size := r.size(i)
+		r.dropMany(unknownSender, (length+size-1)/size)
+		return
+	}
+	header := r.config.Wire.Header
+	if header != nil {
+		n, ok := header.Strip(r.slots[i][start : start+length])
+		if !ok {
+			r.in.drop(malformed)
+			return
+		}
+		start, length = start+n, length-n
+	}
+	size := r.size(i)
 	for at := 0; at < length; at += size {
 		n := min(size, length-at)
-		if r.config.VerifySource && !known {
-			r.in.drop(unknownSender)
-			continue
-		}
-		d := r.slots[i][headroom+at : headroom+at+n]
-		if why := r.check(t, d, from, subnets); why != accepted {
+		d := r.slots[i][start+at : start+at+n]
+		if why := r.check(t, d, from, sends); why != accepted {
 			r.in.drop(why)
 			continue
 		}
-		if r.m.add(r.slots[i], headroom+at, n) {
+		if header != nil && unfinished(d) {
+			if len(d) > r.config.MTU && d[9] == protoTCP {
+				r.cut(d)
+				continue
+			}
+			finishTransport(d)
+		}
+		if r.m.add(r.slots[i], start+at, n) {
 			r.held = i
 		}
 	}
-	if length == 0 && !r.stopped.Load() { // shutdown looks like one
+	if length == 0 {
 		r.in.drop(malformed)
 	}
 }
 
-func (r *receiver) check(t *table, d []byte, from addr, subnets []span) reason {
+// size is the length of each packet of a message but the last: it is said only
+// of those that are many in one.
+func (r *receiver) size(i int) int {
+	m, c := &r.msgs[i], &r.controls[i]
+	if m.Controllen > 0 && c.Level == unix.SOL_UDP && c.Type == unix.UDP_GRO && c.value > 0 {
+		return int(c.value)
+	}
+	return int(m.n)
+}
+
+// cut writes a TCP packet that is longer than the device takes: one that the
+// kernel merged, or was not going to cut before the next device, and whose
+// checksum it left to hardware. A raw socket gives it as it is and tells
+// nothing. Where it was, or would have been, cut does not matter to TCP.
+func (r *receiver) cut(d []byte) {
+	r.m.flush()
+	if len(d) < headerLen(d)+tcpHeader {
+		r.in.drop(malformed)
+		return
+	}
+	headers := headerLen(d) + int(d[headerLen(d)+12]>>4)*4
+	s, ok := newSplit(d, vnetHeader{gso: gsoTCP4, size: uint16(max(r.config.MTU-headers, 1))})
+	if !ok {
+		r.in.drop(malformed)
+		return
+	}
+	if r.scratch == nil {
+		r.scratch = make([]byte, headroom+maxPacket)
+	}
+	for n := s.next(); n > 0; n = s.next() {
+		s.put(r.scratch[headroom : headroom+n])
+		_ = r.write(r.scratch, headroom, headroom+n, 1, vnetHeader{}) // only merged ones are refused
+	}
+}
+
+// check tells what is wrong with a packet of a peer's.
+func (r *receiver) check(t *table, d []byte, from addr, sends []span) reason {
 	if why := checkPacket(d); why != accepted {
 		return why
 	}
 	if !r.config.VerifySource {
 		return accepted
 	}
-	// A host's own packets have its address on flannel0, which is the first of
-	// its subnet, or its public one.
-	if src := source(d); !anyContains(subnets, src) && src != from {
+	// A host's own packets have its address on the device, which is one of those
+	// behind it, or the one on the underlay.
+	if src := source(d); !anyContains(sends, src) && src != from {
 		return spoofedSource
 	}
 	if !t.self.contains(destination(d)) {
@@ -209,7 +263,7 @@ func (r *receiver) write(slot []byte, start, end, count int, h vnetHeader) error
 		case unix.EINTR:
 		case unix.EINVAL:
 			if count > 1 {
-				r.fallBack("merging packets for "+device, err)
+				r.fallBack("merging packets for "+r.tun.name, err)
 				return err
 			}
 			// The kernel looks at the header, too.

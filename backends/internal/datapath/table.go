@@ -1,12 +1,10 @@
-package udp
+package datapath
 
 import (
 	"cmp"
 	"encoding/binary"
 	"net/netip"
 	"slices"
-
-	"labctl/backends"
 )
 
 // addr is an IPv4 address as a number, so that it can be compared.
@@ -46,9 +44,9 @@ func anyContains(spans []span, a addr) bool {
 // place, so that looking up needs no lock.
 type table struct {
 	self    span
-	base    addr // our own address on flannel0
+	base    addr // our own address on the device
 	ranges  []owned
-	senders map[addr][]span // subnets by public address: of one host there may be more than one lease
+	senders map[addr][]span // what a peer's packets may come from, by its address; a host may be a peer more than once
 }
 
 // owned is that to, a host's public address, has all addresses from first up
@@ -58,13 +56,32 @@ type owned struct {
 	to    addr
 }
 
-func newTable(self backends.Lease, peers []backends.Lease) *table {
-	t := &table{self: spanOf(self.Subnet), base: addrOf(self.Subnet.Addr()), senders: make(map[addr][]span, len(peers))}
+// Self is what is taken from peers, and the source of ICMP errors.
+type Self struct {
+	Addr  netip.Addr   // of the device
+	Takes netip.Prefix // destinations; what is for others is dropped
+}
+
+// Peer is another host.
+type Peer struct {
+	Addr  netip.Addr     // on the underlay
+	Has   []netip.Prefix // what is behind it; of several peers' the longest decides
+	Sends netip.Prefix   // sources that it may have, besides its own address
+}
+
+// Everything is all addresses, for Takes and Sends.
+func Everything() netip.Prefix { return netip.PrefixFrom(netip.IPv4Unspecified(), 0) }
+
+// newTable is of IPv4 addresses.
+func newTable(self Self, peers []Peer) *table {
+	t := &table{self: spanOf(self.Takes), base: addrOf(self.Addr), senders: make(map[addr][]span, len(peers))}
 	routes := make([]route, 0, len(peers))
 	for _, p := range peers {
-		to := addrOf(p.PublicIP)
-		routes = append(routes, route{p.Subnet, to})
-		t.senders[to] = append(t.senders[to], spanOf(p.Subnet))
+		to := addrOf(p.Addr)
+		for _, has := range p.Has {
+			routes = append(routes, route{has, to})
+		}
+		t.senders[to] = append(t.senders[to], spanOf(p.Sends))
 	}
 	t.ranges = flatten(routes)
 	return t
