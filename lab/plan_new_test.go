@@ -16,7 +16,7 @@ import (
 )
 
 // mustPlan parses and plans a lab that is right.
-func mustPlan(t *testing.T, file string, data []byte, m Machine) *Plan {
+func mustPlan(t testing.TB, file string, data []byte, m Machine) *Plan {
 	t.Helper()
 	s, err := Parse(file, data)
 	if err != nil {

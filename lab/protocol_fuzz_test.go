@@ -7,22 +7,21 @@ import (
 	"testing"
 )
 
+// builtin is a lab of ../labs: its file and its plan.
+func builtin(t testing.TB, name string) ([]byte, *Plan) {
+	t.Helper()
+	file, err := os.ReadFile("../labs/" + name + ".yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return file, mustPlan(t, name+".yaml", file, Machine{GCThresh3: 1024})
+}
+
 // FuzzRequest does with any request on the supervisor's socket what the
 // supervisor does before it touches the kernel: what is accepted is a lab that
 // can be planned.
 func FuzzRequest(f *testing.F) {
-	file, err := os.ReadFile("../labs/flannel-policy.yaml")
-	if err != nil {
-		f.Fatal(err)
-	}
-	s, err := Parse("flannel-policy.yaml", file)
-	if err != nil {
-		f.Fatal(err)
-	}
-	p, err := NewPlan(s, Machine{GCThresh3: 1024})
-	if err != nil {
-		f.Fatal(err)
-	}
+	file, p := builtin(f, "flannel-policy")
 	f.Add([]byte(`{"status":{}}`))
 	f.Add([]byte(`{"fault":{"words":["drop","node1:eth0","10%"]}}`))
 	f.Add([]byte(`{"fault":{"words":["partition","node1,etcd",""]}}`))
@@ -96,18 +95,7 @@ func FuzzParseRecord(f *testing.F) {
 // FuzzPlan reads plan.json as the supervisor and commands do.
 func FuzzPlan(f *testing.F) {
 	for _, name := range []string{"flannel-vxlan", "calico-racks", "bridge-nat", "flannel-policy"} {
-		file, err := os.ReadFile("../labs/" + name + ".yaml")
-		if err != nil {
-			f.Fatal(err)
-		}
-		s, err := Parse(name+".yaml", file)
-		if err != nil {
-			f.Fatal(err)
-		}
-		p, err := NewPlan(s, Machine{GCThresh3: 1024})
-		if err != nil {
-			f.Fatal(err)
-		}
+		_, p := builtin(f, name)
 		data, err := json.Marshal(p)
 		if err != nil {
 			f.Fatal(err)
@@ -141,18 +129,7 @@ func FuzzPlan(f *testing.F) {
 // FuzzParsePolicies holds that policies are read or refused with a place, and
 // that what is read can be put into a lab.
 func FuzzParsePolicies(f *testing.F) {
-	file, err := os.ReadFile("../labs/flannel-policy.yaml")
-	if err != nil {
-		f.Fatal(err)
-	}
-	s, err := Parse("flannel-policy.yaml", file)
-	if err != nil {
-		f.Fatal(err)
-	}
-	p, err := NewPlan(s, Machine{GCThresh3: 1024})
-	if err != nil {
-		f.Fatal(err)
-	}
+	file, p := builtin(f, "flannel-policy")
 	f.Add(file)
 	f.Add([]byte("policies: {}"))
 	f.Add([]byte("policies: {a: {podSelector: {matchExpressions: [{key: k, operator: In, values: [v]}]}, egress: [{to: [{ipBlock: {cidr: 10.0.0.0/8}}], ports: [{protocol: UDP, port: 5, endPort: 9}]}]}}"))

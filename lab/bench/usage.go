@@ -138,12 +138,12 @@ func (u usage) total() float64 { return u.busy() + u.idle + u.steal }
 // foreign is user time that was neither ours nor the agents'.
 func (u usage) foreign() float64 { return max(u.user-u.own-u.agentsUser, 0) }
 
-// privateMemory is what memory a process shares with no other, in MB. It is 0
-// for one that has ended.
+// privateMemory is what memory a process shares with no other, in MB. The error
+// is [os.ErrProcessDone] for one that has ended.
 func privateMemory(pid int) (mb float64, err error) {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
 	if gone(err) {
-		return 0, nil
+		return 0, fmt.Errorf("memory of process %d: %w", pid, os.ErrProcessDone)
 	}
 	if err != nil {
 		return 0, err
