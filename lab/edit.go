@@ -157,8 +157,8 @@ func (f *labFile) drop(mapping *yaml.Node, key string) {
 	copyOut(&f.doc)
 }
 
-// pin fixes the address that a node has.
-func (f *labFile) pin(node string, a netip.Addr) {
+// pin fixes an address that a node has, under its key: address, management.
+func (f *labFile) pin(node, key string, a netip.Addr) {
 	value := valueOf(f.nodes, node)
 	if value == nil {
 		return
@@ -167,8 +167,8 @@ func (f *labFile) pin(node string, a netip.Addr) {
 	if value.Kind != yaml.MappingNode {
 		*value = *flow()
 	}
-	drop(value, "address")
-	value.Content = append(value.Content, scalar("address"), scalar(a.String()))
+	drop(value, key)
+	value.Content = append(value.Content, scalar(key), scalar(a.String()))
 }
 
 // own is what an alias stands for, without the anchor: changing it changes

@@ -140,7 +140,7 @@ func (p *Plan) allNICs() []NICPlan {
 		all = append(all, p.Etcd.NIC)
 	}
 	for _, n := range p.Nodes {
-		all = append(all, n.NIC)
+		all = append(all, n.NICs()...)
 	}
 	return all
 }

@@ -60,6 +60,8 @@ type SegmentPlan struct {
 	Subnet  netip.Prefix `json:"subnet"`
 	MTU     int          `json:"mtu"`
 	Offload bool         `json:"offload"`
+	// Management is true for the segment that is the store's and its clients' alone.
+	Management bool `json:"management,omitempty"`
 }
 
 // RoutePlan is a static route that the plan gives an endpoint.
@@ -121,11 +123,13 @@ type ReservationPlan struct {
 
 // NodePlan is one host.
 type NodePlan struct {
-	Name   string      `json:"name"`
-	Netns  string      `json:"netns"`
-	NIC    NICPlan     `json:"nic"`
-	Routes []RoutePlan `json:"routes,omitempty"`
-	Wiring Wiring      `json:"wiring,omitempty"` // "" is BridgeWiring
+	Name  string  `json:"name"`
+	Netns string  `json:"netns"`
+	NIC   NICPlan `json:"nic"`
+	// Management is the interface on the segment for management, nil without one.
+	Management *NICPlan    `json:"management,omitempty"`
+	Routes     []RoutePlan `json:"routes,omitempty"`
+	Wiring     Wiring      `json:"wiring,omitempty"` // "" is BridgeWiring
 	// Speaker is nil where routes do not come by BGP.
 	Speaker *SpeakerPlan `json:"speaker,omitempty"`
 	// Bridge joins the node's containers: cni0, or docker0; "" with another
@@ -143,6 +147,14 @@ type NodePlan struct {
 	// through the node's address (with an agent it is the agent's work).
 	Masquerade bool            `json:"masquerade,omitempty"`
 	Containers []ContainerPlan `json:"containers"`
+}
+
+// NICs are the node's underlay interfaces, NIC first.
+func (n *NodePlan) NICs() []NICPlan {
+	if n.Management == nil {
+		return []NICPlan{n.NIC}
+	}
+	return []NICPlan{n.NIC, *n.Management}
 }
 
 // Wiring is how a node's containers are joined to it.

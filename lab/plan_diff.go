@@ -96,6 +96,7 @@ func (d *planDiff) segment(a, b SegmentPlan) {
 	d.value(object+"subnet", a.Subnet, b.Subnet)
 	d.value(object+"mtu", a.MTU, b.MTU)
 	d.value(object+"offload", onOff(a.Offload), onOff(b.Offload))
+	d.value(object+"management", onOff(a.Management), onOff(b.Management))
 }
 
 func onOff(b bool) string {
@@ -200,6 +201,7 @@ func (d *planDiff) node(a, b NodePlan) {
 	object := b.Name + ": "
 	d.value(object+"segment", a.NIC.Segment, b.NIC.Segment)
 	d.value(object+"address", a.NIC.Addr.Addr(), b.NIC.Addr.Addr())
+	d.value(object+"management", describeNICs(a.NICs()[1:]), describeNICs(b.NICs()[1:]))
 	d.value(object+"routes", describeRoutes(a.Routes), describeRoutes(b.Routes))
 	d.value(object+"subnet", a.Subnet, b.Subnet)
 	d.value(object+"wiring", a.Wiring, b.Wiring)

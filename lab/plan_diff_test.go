@@ -32,6 +32,9 @@ nodes: {node1: {segment: lan}, node2: {segment: lan, containers: [c1, {name: c2,
 		{"internet", "routers:", "internet: {subnet: 203.0.113.0/24}\nrouters:", []string{"router r1: routes [default via 203.0.113.1], was none", "internet: new"}},
 		{"lease", "routers:", "leaseTTL: 1m\nrouters:", []string{"leaseTTL 1m0s, was 30s"}},
 		{"backend option", "vxlan}", "vxlan, VNI: 2}", []string{`network {"Network":"10.244.0.0/16","Backend":{"Type":"vxlan","VNI":2}}, was {"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}`}},
+		{"a segment for management", "wan: {subnet: 192.168.60.0/24}}", "wan: {subnet: 192.168.60.0/24}, mgmt: {subnet: 192.168.70.0/24, management: on}}", []string{
+			"segment mgmt: new", "etcd: segment mgmt, was lan", "etcd: address 192.168.70.254, was 192.168.50.254",
+			"node1: management [mgmt 192.168.70.1], was none", "node2: management [mgmt 192.168.70.2], was none"}},
 		{"order", "{lan: {subnet: 192.168.50.0/24}, wan: {subnet: 192.168.60.0/24}}", "{wan: {subnet: 192.168.60.0/24}, lan: {subnet: 192.168.50.0/24}}\netcd: {segment: lan}", []string{"order of nodes, containers or segments: changed"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

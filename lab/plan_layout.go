@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"encoding/binary"
 	"net/netip"
 	"slices"
@@ -22,7 +23,8 @@ type layout struct {
 	routers     []RouterSpec   // gw included
 	etcd        string         // the segment of etcd, "" when there is none
 	internet    string         // the router that leads to the internet, "" when there is none
-	lone        string         // the only segment's name, "" when there are several
+	lone        string         // the only segment's name, management apart; "" when there are several
+	management  string         // the segment with management on, "" when there is none
 	segmentSpec map[string]SegmentSpec
 }
 
@@ -30,9 +32,12 @@ func newLayout(s *Spec) *layout {
 	l := &layout{Spec: s, routers: s.Routers, segmentSpec: map[string]SegmentSpec{}}
 	for _, seg := range s.Segments {
 		l.segmentSpec[seg.Name] = seg
+		if seg.Management == On && l.management == "" {
+			l.management = seg.Name
+		}
 	}
-	if len(s.Segments) == 1 {
-		l.lone = s.Segments[0].Name
+	if f := l.fabric(); len(f) == 1 {
+		l.lone = f[0]
 	}
 	if len(s.Network) > 0 {
 		n, err := backends.ParseNetwork(s.Network)
@@ -48,18 +53,14 @@ func newLayout(s *Spec) *layout {
 		l.calico = &c
 	}
 	if l.hasNetwork() {
-		l.etcd = s.Etcd.Segment
+		l.etcd = cmp.Or(s.Etcd.Segment, l.management)
 		if l.etcd == "" && len(s.Segments) > 0 {
 			l.etcd = s.Segments[0].Name
 		}
 	}
 	if s.Internet != nil {
 		if len(s.Routers) == 0 {
-			gw := RouterSpec{Name: gateway}
-			for _, seg := range s.Segments {
-				gw.Segments = append(gw.Segments, seg.Name)
-			}
-			l.routers = []RouterSpec{gw}
+			l.routers = []RouterSpec{{Name: gateway, Segments: l.fabric()}}
 		}
 		l.internet = s.Internet.Router
 		if l.internet == "" {
@@ -72,6 +73,32 @@ func newLayout(s *Spec) *layout {
 // hasNetwork says whether the lab has a store and agents, also when the
 // network's configuration is wrong.
 func (l *layout) hasNetwork() bool { return len(l.Network) > 0 || l.calico != nil }
+
+// fabric are the names of the segments that carry nodes' packets: all but the
+// one for management.
+func (l *layout) fabric() []string {
+	var names []string
+	for _, s := range l.Segments {
+		if s.Management != On {
+			names = append(names, s.Name)
+		}
+	}
+	return names
+}
+
+// on says whether a node has an interface on a segment.
+func (l *layout) on(n NodeSpec, segment string) bool {
+	return l.segmentOf(n) == segment || l.management == segment
+}
+
+// pinnedOn is the address that the file gives a node on a segment that it is
+// on, invalid without one; path is where in the file that is.
+func (l *layout) pinnedOn(n NodeSpec, segment string) (a netip.Addr, path string) {
+	if segment == l.management {
+		return n.Management, join("nodes", n.Name) + ".management"
+	}
+	return n.Address, join("nodes", n.Name) + ".address"
+}
 
 // segmentOf is the name of a node's segment, "" when it cannot be known.
 func (l *layout) segmentOf(n NodeSpec) string {

@@ -17,6 +17,9 @@ const planVersion = 1
 // etcdPort is where agents find the store.
 const etcdPort = "2379"
 
+// managementDevice is a node's interface on the segment for management.
+const managementDevice = "mgmt0"
+
 // defaultLeaseTTL is short, so that the lease of a node that is gone does not
 // stand in a lab for a day as flannel's would.
 const defaultLeaseTTL = 30 * time.Second
@@ -129,13 +132,13 @@ func (b *planner) address() {
 			give(name, a)
 		}
 		for _, n := range b.Nodes {
-			if b.segmentOf(n) == s.Name && n.Address.IsValid() {
-				give(n.Name, n.Address)
+			if a, _ := b.pinnedOn(n, s.Name); b.on(n, s.Name) && a.IsValid() {
+				give(n.Name, a)
 			}
 		}
 		next := 1
 		for _, n := range b.Nodes {
-			if b.segmentOf(n) != s.Name || n.Address.IsValid() {
+			if a, _ := b.pinnedOn(n, s.Name); !b.on(n, s.Name) || a.IsValid() {
 				continue
 			}
 			for taken[host(s.Subnet, next)] {
@@ -153,6 +156,7 @@ func (b *planner) segments() []SegmentPlan {
 	for _, s := range b.Segments {
 		plans = append(plans, SegmentPlan{
 			Name: s.Name, Netns: b.netns(s.Name), Subnet: s.Subnet, MTU: b.mtuOf(s.Name), Offload: s.Offload != Off,
+			Management: s.Management == On,
 		})
 	}
 	return plans
@@ -184,6 +188,10 @@ func (b *planner) node(n NodeSpec) (NodePlan, error) {
 		Routes: b.defaultRoute(segment), MTU: b.mtuOf(segment), Subnet: n.Subnet,
 		Agent: b.hasNetwork(), Masquerade: !b.hasNetwork(),
 		Containers: []ContainerPlan{},
+	}
+	if b.management != "" {
+		nic := b.nic(managementDevice, n.Name, b.management)
+		p.Management = &nic
 	}
 	if w := b.wiringOf(n); w == BridgeWiring {
 		p.Bridge = b.bridgeOf(n)
@@ -271,7 +279,9 @@ func countNeighbours(p *Plan, m Machine) NeighbourPlan {
 	}
 	expected := 0
 	for _, n := range p.Nodes {
-		on[n.NIC.Segment]++
+		for _, nic := range n.NICs() {
+			on[nic.Segment]++
+		}
 		if n.Wiring == RoutedWiring {
 			expected += len(n.Containers) * pairs(2)
 		} else {

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -132,6 +133,10 @@ func drawLab(t *rapid.T) string {
 	for i := range segments {
 		fmt.Fprintf(&b, "  s%d: {subnet: 10.%d.0.0/%d}\n", i, i, rapid.IntRange(16, 25).Draw(t, "bits"))
 	}
+	managed := network && rapid.Bool().Draw(t, "management")
+	if managed {
+		b.WriteString("  mgmt: {subnet: 10.99.0.0/24, management: on}\n")
+	}
 	if segments > 1 { // a chain of routers, each of which may reach further
 		b.WriteString("routers:\n")
 		for i := range segments - 1 {
@@ -157,6 +162,9 @@ func drawLab(t *rapid.T) string {
 		if rapid.Bool().Draw(t, "pinned address") {
 			fmt.Fprintf(&b, ", address: 10.%d.0.%d", segment, i+1)
 		}
+		if managed && rapid.Bool().Draw(t, "pinned management") {
+			fmt.Fprintf(&b, ", management: 10.99.0.%d", i+1)
+		}
 		b.WriteString("}\n")
 	}
 	return b.String()
@@ -164,9 +172,12 @@ func drawLab(t *rapid.T) string {
 
 // checkPlan is what must hold for every plan; it returns what does not.
 func checkPlan(p *Plan) string {
-	subnets := map[string]netip.Prefix{}
+	subnets, management := map[string]netip.Prefix{}, ""
 	for _, s := range p.Segments {
 		subnets[s.Name] = s.Subnet
+		if s.Management {
+			management = s.Name
+		}
 	}
 	owner, macs, netns := map[string]string{}, map[string]string{}, map[string]bool{}
 	addrs := map[string]map[netip.Addr]bool{}
@@ -198,7 +209,7 @@ func checkPlan(p *Plan) string {
 	}
 	var all []routed
 	for _, n := range p.Nodes {
-		all = append(all, routed{n.Name, []NICPlan{n.NIC}, n.Routes})
+		all = append(all, routed{n.Name, n.NICs(), n.Routes})
 		for _, c := range n.Containers {
 			netns[c.Netns] = true
 		}
@@ -229,7 +240,16 @@ func checkPlan(p *Plan) string {
 				return fmt.Sprintf("%s: route %v leads to nobody", e.endpoint, r)
 			}
 		}
-		if len(p.Segments) > 1 && len(e.routes) == 0 && len(e.nics) < len(p.Segments) {
+		if management != "" {
+			want := e.endpoint == "etcd" || p.Node(e.endpoint) != nil
+			if has := slices.ContainsFunc(e.nics, func(n NICPlan) bool { return n.Segment == management }); has != want {
+				return fmt.Sprintf("%s: on the segment for management: %v, want %v", e.endpoint, has, want)
+			}
+		}
+		away := slices.ContainsFunc(p.Segments, func(s SegmentPlan) bool {
+			return s.Name != management && !slices.ContainsFunc(e.nics, func(n NICPlan) bool { return n.Segment == s.Name })
+		})
+		if away && len(e.routes) == 0 && (e.endpoint != "etcd" || management == "") {
 			return e.endpoint + " has no way to the other segments"
 		}
 	}

@@ -55,7 +55,10 @@ func RemoveNode(p *Plan, file []byte, node string) (*Extended, error) {
 		if n.Name == node {
 			behind = true
 		} else if behind {
-			f.pin(n.Name, n.NIC.Addr.Addr())
+			f.pin(n.Name, "address", n.NIC.Addr.Addr())
+			if n.Management != nil {
+				f.pin(n.Name, "management", n.Management.Addr.Addr())
+			}
 		}
 	}
 	return f.extended(p, node)
@@ -160,8 +163,10 @@ func (p *Plan) owner(a netip.Addr) string {
 		}
 	}
 	for _, n := range p.Nodes {
-		if n.NIC.Addr.Addr() == a {
-			return n.Name
+		for _, nic := range n.NICs() {
+			if nic.Addr.Addr() == a {
+				return n.Name
+			}
 		}
 	}
 	return ""

@@ -5,9 +5,11 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 )
 
@@ -143,6 +145,39 @@ nodes:
 	}
 }
 
+// Nodes behind one that goes keep their addresses on the segment for
+// management, too.
+func TestRemoveNodeWithManagement(t *testing.T) {
+	t.Parallel()
+	const file = `name: x
+network: {Network: 10.244.0.0/16, Backend: {Type: vxlan}}
+segments: {lan: {subnet: 10.0.0.0/24}, mgmt: {subnet: 10.1.0.0/24, management: on}}
+nodes: 3
+`
+	p := mustPlan(t, "x.yaml", []byte(file), Machine{})
+	if got := p.Node("node3").NICs(); len(got) != 2 || got[1].Addr.String() != "10.1.0.3/24" || got[1].Name != "mgmt0" {
+		t.Fatalf("node3: interfaces %+v, want mgmt0 with 10.1.0.3/24 for the second", got)
+	}
+	if got := p.Etcd; got.NIC.Segment != "mgmt" || len(got.Routes) > 0 {
+		t.Fatalf("etcd: %+v, want it on mgmt, without routes", got)
+	}
+	e, err := RemoveNode(p, []byte(file), "node1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []string{"node2", "node3"} {
+		if diff := cmp.Diff(describeNICs(p.Node(n).NICs()), describeNICs(e.Plan.Node(n).NICs())); diff != "" {
+			t.Errorf("%s: interfaces (-before +after):\n%s", n, diff)
+		}
+	}
+	if again := mustPlan(t, "x.yaml", e.File, Machine{}); len(DiffPlans(e.Plan, again)) > 0 {
+		t.Errorf("the file makes another lab: %q\n%s", DiffPlans(e.Plan, again), e.File)
+	}
+	if _, err := AddNode(p, []byte(file), NodeSpec{Name: "d", Segment: "mgmt"}); err == nil {
+		t.Error("AddNode() on the segment for management: no error")
+	}
+}
+
 // TestNodesComeAndGo does so at random in labs drawn at random: whatever is
 // accepted changes nobody else.
 func TestNodesComeAndGo(t *testing.T) {
@@ -161,7 +196,8 @@ func TestNodesComeAndGo(t *testing.T) {
 			var e *Extended
 			name := fmt.Sprintf("new%d", i)
 			if rapid.Bool().Draw(t, "add") {
-				n := NodeSpec{Name: name, Segment: rapid.SampledFrom(p.Segments).Draw(t, "segment").Name}
+				fabric := slices.DeleteFunc(slices.Clone(p.Segments), func(s SegmentPlan) bool { return s.Management })
+				n := NodeSpec{Name: name, Segment: rapid.SampledFrom(fabric).Draw(t, "segment").Name}
 				if p.Etcd == nil {
 					n.Subnet = netip.MustParsePrefix("172.17.0.0/16")
 				}

@@ -67,6 +67,8 @@ type SegmentSpec struct {
 	MTU int `yaml:"mtu,omitempty" jsonschema:"minimum=68,maximum=65535"`
 	// Offload off turns checksum and segmentation offload off on the segment's links, so that a capture shows packets as a wire would carry them. On when left out.
 	Offload Switch `yaml:"offload,omitempty"`
+	// Management on sets the segment apart for the store: etcd stands there, every node has an interface mgmt0 on it beside its own, and no router joins it. Agents reach the store whatever becomes of the other segments. Off when left out.
+	Management Switch `yaml:"management,omitempty"`
 }
 
 // RouterSpec is an IP router.
@@ -130,7 +132,7 @@ type InternetSpec struct {
 
 // EtcdSpec is the store's place.
 type EtcdSpec struct {
-	// Segment is where etcd's host is connected, the first segment when left out.
+	// Segment is where etcd's host is connected: the segment with management on, else the first one when left out.
 	Segment string `yaml:"segment,omitempty"`
 }
 
@@ -141,6 +143,8 @@ type NodeSpec struct {
 	Segment string `yaml:"segment,omitempty"`
 	// Address pins the node's address on its segment; left out, it is the next free one.
 	Address netip.Addr `yaml:"address,omitempty"`
+	// Management pins the node's address on the segment with management on; left out, it is the next free one.
+	Management netip.Addr `yaml:"management,omitempty"`
 	// Subnet pins the containers' subnet. In a lab with a network it is reserved for the node, left out the agent picks one; in a Calico lab it is the node's first block; in a lab without either it is required, and nodes may share it.
 	Subnet netip.Prefix `yaml:"subnet,omitempty"`
 	// Bridge is the name of the containers' bridge: cni0 in a lab with a network, docker0 in one without.

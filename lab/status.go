@@ -57,6 +57,7 @@ type Timings struct {
 // EtcdStatus is the store.
 type EtcdStatus struct {
 	Netns     string   `json:"netns"`
+	Segment   string   `json:"segment"`
 	Endpoints []string `json:"endpoints"`
 	State     State    `json:"state"`
 }
@@ -71,6 +72,7 @@ type NodeStatus struct {
 	State      State    `json:"state"`
 	Reasons    []string `json:"reasons"`
 	PublicIP   string   `json:"publicIP"`
+	Management string   `json:"managementIP,omitempty"` // on the segment for management, where there is one
 	Subnets    []string `json:"subnets"`
 	MTU        int      `json:"mtu"`
 	Peers      int      `json:"peers"`

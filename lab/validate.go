@@ -45,6 +45,7 @@ func validate(s *Spec, r *report) {
 	for _, seg := range s.Segments {
 		v.segment(seg)
 	}
+	v.checkManagement()
 	v.overlaps()
 	for _, rt := range s.Routers {
 		v.router(rt)

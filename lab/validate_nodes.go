@@ -11,18 +11,24 @@ func (v *validator) node(n NodeSpec) {
 	switch {
 	case n.Segment != "":
 		v.segmentRef(path+".segment", n.Name, n.Segment)
-	case len(v.Segments) > 1 && !v.bad(path+".segment"):
-		v.add(path, fmt.Sprintf("%s: segment missing, there are several", n.Name), "add segment: "+strings.Join(v.segmentNames()[:2], " or "))
+	case len(v.fabric()) > 1 && !v.bad(path+".segment"):
+		v.add(path, fmt.Sprintf("%s: segment missing, there are several", n.Name), "add segment: "+strings.Join(v.fabric()[:2], " or "))
 	}
-	if n.Address.IsValid() && !n.Address.Is4() {
-		v.add(path+".address", fmt.Sprintf("%s: address %s is not IPv4, the only family built yet", n.Name, n.Address), "")
-	}
+	v.ipv4(path+".address", n.Name+": address", n.Address)
+	v.ipv4(path+".management", n.Name+": management", n.Management)
 	v.wiring(path+".wiring", n)
 	v.agent(path+".agent", n)
 	v.bridge(path, n)
 	v.nodeSubnet(path, n)
 	v.nodeMTU(path, n)
 	v.containersOf(path, n)
+}
+
+// ipv4 checks an address that may be left out.
+func (v *validator) ipv4(path, object string, a netip.Addr) {
+	if a.IsValid() && !a.Is4() {
+		v.add(path, fmt.Sprintf("%s %s is not IPv4, the only family built yet", object, a), "")
+	}
 }
 
 func (v *validator) bridge(path string, n NodeSpec) {
@@ -33,7 +39,7 @@ func (v *validator) bridge(path string, n NodeSpec) {
 		v.add(path+".bridge", fmt.Sprintf("%s: bridge %s, but the node's containers are not joined by one", n.Name, quote(name)), "remove it")
 	case !deviceName.MatchString(name):
 		v.add(path+".bridge", fmt.Sprintf("%s: bridge %s is not a possible device name", n.Name, quote(name)), "use at most 15 letters, digits and dashes: cni0, docker0")
-	case name == "lo" || name == "eth0" || name == "all" || name == "default" || strings.HasPrefix(name, "flannel") || strings.HasPrefix(name, "veth"):
+	case name == "lo" || name == "eth0" || name == managementDevice || name == "all" || name == "default" || strings.HasPrefix(name, "flannel") || strings.HasPrefix(name, "veth"):
 		v.add(path+".bridge", fmt.Sprintf("%s: bridge %s: the name belongs to another device of the node", n.Name, name), "use cni0 or docker0")
 	}
 }

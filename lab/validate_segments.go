@@ -17,6 +17,45 @@ func (v *validator) segment(s SegmentSpec) {
 	}
 }
 
+// checkManagement checks that one segment at most is for management, and that
+// nothing is there but the store and the nodes' second interfaces.
+func (v *validator) checkManagement() {
+	for _, s := range v.Segments {
+		path := join("segments", s.Name) + ".management"
+		switch {
+		case s.Management != On:
+		case s.Name != v.management:
+			v.add(path, fmt.Sprintf("segment %s: management: segment %s has it already", s.Name, v.management), "a lab has one store; remove one")
+		case v.noNetwork():
+			v.add(path, fmt.Sprintf("segment %s: management: a lab without network has no store", s.Name), "remove it")
+		case len(v.fabric()) == 0:
+			v.add(path, fmt.Sprintf("segment %s: management, and there is no other segment for the nodes", s.Name), "add segments: {lan: {subnet: 192.168.50.0/24}}")
+		}
+	}
+	if v.management == "" {
+		for _, n := range v.Nodes {
+			if n.Management.IsValid() {
+				v.add(join("nodes", n.Name)+".management", fmt.Sprintf("%s: management: no segment has management on", n.Name), "remove it, or add management: on to a segment")
+			}
+		}
+		return
+	}
+	if e := v.Etcd.Segment; e != "" && e != v.management && v.segmentSpec[e].Name != "" {
+		v.add("etcd.segment", fmt.Sprintf("etcd: segment %s, but segment %s is for management", e, v.management), "leave etcd out, or management")
+	}
+	for _, r := range v.Routers {
+		if i := slices.Index(r.Segments, v.management); i >= 0 {
+			v.add(fmt.Sprintf("%s.segments[%d]", join("routers", r.Name), i), fmt.Sprintf("router %s: segment %s is for management, and no router joins it", r.Name, v.management), "remove it")
+		}
+	}
+	for _, n := range v.Nodes {
+		if n.Segment == v.management {
+			v.add(join("nodes", n.Name)+".segment", fmt.Sprintf("%s: segment %s is for management, where every node has an interface besides", n.Name, n.Segment),
+				choose("", v.fabric()))
+		}
+	}
+}
+
 // overlaps compares the segments, the containers' network and the internet,
 // which all stand in one another's route tables.
 func (v *validator) overlaps() {
@@ -134,7 +173,7 @@ func (v *validator) addresses() {
 		path := join("segments", s.Name) + ".subnet"
 		var on []NodeSpec
 		for _, n := range v.Nodes {
-			if v.segmentOf(n) == s.Name {
+			if v.on(n, s.Name) {
 				on = append(on, n)
 			}
 		}
@@ -176,7 +215,7 @@ func (v *validator) pinned(s SegmentSpec, on []NodeSpec) {
 	}
 	hint := fmt.Sprintf("take a free one from %s to %s, or leave address out", host(s.Subnet, 1), host(s.Subnet, hosts(s.Subnet)))
 	for _, n := range on {
-		a, path := n.Address, join("nodes", n.Name)+".address"
+		a, path := v.pinnedOn(n, s.Name)
 		if !a.IsValid() || v.bad(path) {
 			continue
 		}
@@ -214,7 +253,7 @@ func (v *validator) connected() {
 	first := ""
 	for _, s := range v.Segments {
 		switch {
-		case !inUse[s.Name] || v.bad("routers"):
+		case !inUse[s.Name] || v.bad("routers") || s.Name == v.management:
 		case first == "":
 			first = s.Name
 		case group[s.Name] != group[first]:

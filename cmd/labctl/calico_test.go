@@ -5,8 +5,10 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -144,4 +146,73 @@ func TestCalicoExhaustedAndSpoofed(t *testing.T) {
 		})
 		l.run(t, "ping", "-l", l.name, "node3.c1", "node1.c1")
 	})
+}
+
+// With every link of every ToR cut, agents go on with their store: one that is
+// killed comes back with its block and knows those of the others, and a host
+// that joins gets one.
+func TestCalicoRacksManagement(t *testing.T) {
+	t.Parallel()
+	needTool(t, "ss")
+	forUsers(t, func(t *testing.T, u user) {
+		l := u.up(t, "calico-racks")
+		for _, tor := range []string{"tor1", "tor2"} {
+			for _, dev := range []string{"eth0", "eth1", "eth2"} {
+				l.run(t, "fault", "link", "down", "-l", l.name, tor+":"+dev)
+			}
+		}
+		n3 := l.nodeStatus(t, "node3")
+		if _, _, code := l.try(t, "exec", "-l", l.name, "node3", "--", "ping", "-c1", "-W1", "192.168.51.1"); code == 0 {
+			t.Fatal("node3 reaches rack1 with every link of the ToRs cut")
+		}
+		if err := syscall.Kill(n3.AgentPid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, calicoHosts, func() error {
+			now := l.nodeStatus(t, "node3")
+			if now.AgentPid == n3.AgentPid || now.AgentPid == 0 || !slices.Equal(now.Subnets, n3.Subnets) {
+				return fmt.Errorf("node3 with a new agent: %+v, want another pid, and the block as before", now)
+			}
+			return knowsBlocks(now, "10.244.1.0/26 of node1", "10.244.2.0/26 of node2", "10.244.4.0/26 of node4")
+		})
+		if _, stderr, code := l.try(t, "node", "add", "node5", "-l", l.name, "--segment", "rack2", "--timeout", "1s"); code != 124 {
+			t.Fatalf("node add while no ToR speaks: exit status %d, want 124\n%s", code, stderr)
+		}
+		eventually(t, calicoHosts, func() error {
+			n5 := l.nodeStatus(t, "node5")
+			if len(n5.Subnets) != 1 || n5.Containers[0].IP == "" || n5.Management != "192.168.59.5" {
+				return fmt.Errorf("node5: %+v, want a block, a container with an address, and 192.168.59.5 for management", n5)
+			}
+			return knowsBlocks(n5, "10.244.1.0/26 of node1", n3.Subnets[0]+" of node3")
+		})
+		to := "192.168.59.254:2379"
+		if out := l.exec(t, "node5", "ss", "-Htn", "state", "established"); !regexp.MustCompile(`(?m) 192\.168\.59\.5:\d+ +` + to).MatchString(out) {
+			t.Errorf("node5's connections:\n%swant one from 192.168.59.5 to %s", out, to)
+		}
+		l.run(t, "fault", "-l", l.name, "heal")
+		l.isReady(t)
+		l.run(t, "node", "rm", "node3", "-l", l.name)
+		if n4 := l.nodeStatus(t, "node4"); n4.Management != "192.168.59.4" {
+			t.Errorf("node4 after node3 has left: %+v, want 192.168.59.4 for management", n4)
+		}
+		l.isReady(t)
+		eventually(t, calicoHosts, func() error {
+			if _, stderr, code := l.try(t, "ping", "-l", l.name, "node5.c1", "node1.c1"); code != 0 {
+				return fmt.Errorf("ping across the racks after heal: %s", stderr)
+			}
+			return nil
+		})
+	})
+}
+
+// knowsBlocks says whether a host whose speaker has no session knows these
+// blocks all the same, which it can have from the store only.
+func knowsBlocks(n lab.NodeStatus, blocks ...string) error {
+	reasons := strings.Join(n.Reasons, "; ")
+	for _, b := range blocks {
+		if !strings.Contains(reasons, "no route by BGP yet: ") || !strings.Contains(reasons, b) {
+			return fmt.Errorf("%s: reasons %q, want no route by BGP yet to %s", n.Name, n.Reasons, b)
+		}
+	}
+	return nil
 }

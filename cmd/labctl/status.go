@@ -133,6 +133,10 @@ func (a *app) printStatus(st *lab.Status) error {
 	fmt.Fprintln(a.stdout)
 	wide := a.output == "wide"
 	header := []string{"NODE", "STATE", "ADDRESS", "SUBNET", "MTU", "PEERS", "DRIFT", "CONTAINERS"}
+	managed := slices.ContainsFunc(st.Nodes, func(n lab.NodeStatus) bool { return n.Management != "" })
+	if managed {
+		header = slices.Insert(header, 3, "MANAGEMENT")
+	}
 	agents := wide || slices.ContainsFunc(st.Nodes, otherAgent)
 	if agents {
 		header = append(header, "AGENT")
@@ -152,6 +156,9 @@ func (a *app) printStatus(st *lab.Status) error {
 		}
 		row := []string{n.Name, string(n.State), n.PublicIP, dash(strings.Join(n.Subnets, " ")), strconv.Itoa(n.MTU),
 			strconv.Itoa(n.Peers), drift, dash(strings.Join(cs, " "))}
+		if managed {
+			row = slices.Insert(row, 3, dash(n.Management))
+		}
 		if agents {
 			row = append(row, dash(n.Agent))
 		}

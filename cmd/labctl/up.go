@@ -127,7 +127,11 @@ func (a *app) printPlan(p *lab.Plan) error {
 		rows = append(rows, []string{name, kind, on, addr, mtu, more})
 	}
 	for _, s := range p.Segments {
-		add(s.Name, "segment", "-", s.Subnet.String(), strconv.Itoa(s.MTU), "")
+		more := ""
+		if s.Management {
+			more = "management: etcd, and every node's mgmt0"
+		}
+		add(s.Name, "segment", "-", s.Subnet.String(), strconv.Itoa(s.MTU), more)
 	}
 	for _, r := range p.Routers {
 		for _, n := range r.NICs {
@@ -146,6 +150,9 @@ func (a *app) printPlan(p *lab.Plan) error {
 			subnet = "subnet " + n.Subnet.String()
 		}
 		add(n.Name, "node", n.NIC.Segment, n.NIC.Addr.String(), strconv.Itoa(n.NIC.MTU), subnet)
+		if m := n.Management; m != nil {
+			add(n.Name+":"+m.Name, "node", m.Segment, m.Addr.String(), strconv.Itoa(m.MTU), "")
+		}
 		for _, c := range n.Containers {
 			addr := "-"
 			if c.Addr.IsValid() {
@@ -158,7 +165,11 @@ func (a *app) printPlan(p *lab.Plan) error {
 		return err
 	}
 	if p.Backend != "" {
-		fmt.Fprintf(a.stdout, "\nbackend %s, network %s, lease TTL %v\n", p.Backend, p.Pool, p.LeaseTTL)
+		fmt.Fprintf(a.stdout, "\nbackend %s, network %s", p.Backend, p.Pool)
+		if p.LeaseTTL > 0 { // Calico's blocks are no leases
+			fmt.Fprintf(a.stdout, ", lease TTL %v", p.LeaseTTL)
+		}
+		fmt.Fprintln(a.stdout)
 	}
 	if p.Neighbours.Static {
 		fmt.Fprintf(a.stdout, "underlay neighbours are set beforehand: %d expected, and the machine's table holds %d\n", p.Neighbours.Expected, p.Neighbours.Limit)

@@ -124,11 +124,14 @@ func (s *Supervisor) darken(ctx context.Context, h *host) {
 	for _, c := range h.containers {
 		c.reconciler.Set(nodes.State{}) // whose links go with the node's
 	}
-	// The underlay's end must be free at once; the other links go with the
+	// The underlay's ends must be free at once; the other links go with the
 	// namespace, which the kernel takes apart in the background.
 	st, err := s.hostState(h)
 	if err == nil {
-		err = h.apply(ctx, unplugged(st, h.plan.NIC.Name))
+		for _, n := range h.plan.NICs() {
+			st = unplugged(st, n.Name)
+		}
+		err = h.apply(ctx, st)
 	}
 	if err != nil {
 		s.log.Warn("links", "node", h.plan.Name, "err", err)

@@ -30,7 +30,7 @@ func (s *Supervisor) statusLocked() *lab.Status {
 		st.Network = s.plan.Pool.String()
 	}
 	if p := s.plan.Etcd; p != nil {
-		st.Etcd = &lab.EtcdStatus{Netns: p.Netns, Endpoints: p.Endpoints, State: lab.Starting}
+		st.Etcd = &lab.EtcdStatus{Netns: p.Netns, Segment: p.NIC.Segment, Endpoints: p.Endpoints, State: lab.Starting}
 		if s.etcdReady {
 			st.Etcd.State = lab.Ready
 		} else if s.verified {
@@ -66,6 +66,9 @@ func (s *Supervisor) hostStatus(h *host) lab.NodeStatus {
 		PublicIP: h.plan.NIC.Addr.Addr().String(), Subnets: []string{}, MTU: h.mtu,
 		Drift: []lab.Drift{}, Healed: []lab.Drift{}, Foreign: []lab.Drift{},
 		Problems: []string{}, Containers: []lab.ContainerStatus{},
+	}
+	if m := h.plan.Management; m != nil {
+		n.Management = m.Addr.Addr().String()
 	}
 	for _, p := range h.joint.subnets(h) {
 		n.Subnets = append(n.Subnets, p.String())

@@ -82,7 +82,7 @@ func nics(p *lab.Plan) map[string][]lab.NICPlan {
 		m[etcdName] = []lab.NICPlan{p.Etcd.NIC}
 	}
 	for _, n := range p.Nodes {
-		m[n.Name] = []lab.NICPlan{n.NIC}
+		m[n.Name] = n.NICs()
 	}
 	return m
 }
@@ -208,11 +208,13 @@ func (s *Supervisor) etcdState(p *lab.EtcdPlan) (nodes.State, error) {
 // machineState is a node without containers: what its agent needs to begin.
 func (s *Supervisor) machineState(h *host) (nodes.State, error) {
 	st := nodes.State{Sysctls: forwarding(true)}
-	if err := s.nic(&st, h.plan.NIC); err != nil {
-		return st, err
+	for _, n := range h.plan.NICs() {
+		if err := s.nic(&st, n); err != nil {
+			return st, err
+		}
 	}
 	routes(&st, h.plan.Routes)
-	return st, s.staticNeighbours(&st, h.name, h.plan.NIC)
+	return st, s.staticNeighbours(&st, h.name, h.plan.NICs()...)
 }
 
 // hostState is a node's machine and its containers' links: what the host's owner

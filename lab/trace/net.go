@@ -58,8 +58,10 @@ func newNetwork(p *lab.Plan, st *lab.Status) *network {
 	}
 	for _, h := range p.Nodes {
 		n.known[h.Name] = true
-		n.hosts[h.NIC.Addr.Addr()] = h.Name
-		nic(h.Name, h.NIC)
+		for _, c := range h.NICs() {
+			n.hosts[c.Addr.Addr()] = h.Name
+			nic(h.Name, c)
+		}
 		for _, c := range h.Containers {
 			n.known[h.Name+"."+c.Name] = true
 			join(h.Name+"."+c.Name+":eth0", h.Name+":"+c.Port)
