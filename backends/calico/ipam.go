@@ -164,9 +164,10 @@ func obtain(snap Snapshot, c Config, host string, left []Claim) (*step, error) {
 			return &step{write, b.CIDR, after}, nil
 		}
 	}
-	why := fmt.Sprintf("all blocks of pool %s are taken", c.Pool)
+	why, cure := fmt.Sprintf("all blocks of pool %s are taken", c.Pool), "use a bigger pool, a longer blockSize, or fewer containers"
 	if own >= c.MaxBlocks {
-		why = fmt.Sprintf("%s has %d blocks, the most that a host may claim", host, own)
+		why = fmt.Sprintf("%s has claimed %d of at most %d blocks", host, own, c.MaxBlocks)
+		cure = "raise maxBlocksPerHost, use a shorter blockSize, or fewer containers"
 	} else if cidr, ok := freeBlock(snap, c, host); ok {
 		return &step{action: want, cidr: cidr}, nil
 	}
@@ -181,7 +182,7 @@ func obtain(snap Snapshot, c Config, host string, left []Claim) (*step, error) {
 	} else {
 		why += ", and strictAffinity forbids to borrow"
 	}
-	return nil, &ExhaustedError{host, left[0].Name, why, "use a bigger pool, a longer blockSize, or fewer containers"}
+	return nil, &ExhaustedError{host, left[0].Name, why, cure}
 }
 
 // pinned is the step towards an address that is asked for by itself.

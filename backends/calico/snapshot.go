@@ -82,8 +82,17 @@ func (s *Snapshot) take(name string, kv *mvccpb.KeyValue) error {
 	return nil // the configuration, or what is not ours
 }
 
+// OwnerError says that a host claims a block that is not its own: a key that
+// no host wrote so.
+type OwnerError struct{ Text string }
+
+func (e *OwnerError) Error() string { return e.Text }
+
 // check finds blocks that two hosts take for theirs.
 func (s *Snapshot) check() {
+	wrong := func(key, format string, args ...any) {
+		s.Problems = append(s.Problems, backends.Problem{Key: key, Err: &OwnerError{fmt.Sprintf(format, args...)}})
+	}
 	for _, a := range s.Affinities {
 		if a.State != Confirmed {
 			continue // as it may be for a moment, and counts for nothing
@@ -92,12 +101,11 @@ func (s *Snapshot) check() {
 		at := affinityOf(a.Host, a.Block)
 		switch {
 		case b == nil:
-			s.Problems = append(s.Problems, backends.Problem{Key: at, Err: fmt.Errorf("there is no block %s; delete the key", a.Block)})
+			wrong(at, "there is no block %s; delete the key", a.Block)
 		case b.Host != a.Host && b.Host == "":
-			s.Problems = append(s.Problems, backends.Problem{Key: at, Err: fmt.Errorf("block %s is nobody's; delete the key", a.Block)})
+			wrong(at, "block %s is nobody's; delete the key", a.Block)
 		case b.Host != a.Host:
-			s.Problems = append(s.Problems, backends.Problem{Key: at, Err: fmt.Errorf("two owners of block %s: %s claims it, and it is %s's; delete this key (etcdctl del %s)",
-				a.Block, a.Host, b.Host, at)})
+			wrong(at, "two owners of block %s: %s claims it, and it is %s's; delete this key (etcdctl del %s)", a.Block, a.Host, b.Host, at)
 		}
 	}
 }

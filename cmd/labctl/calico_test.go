@@ -83,6 +83,7 @@ func TestCalicoBorrowedAndTwoOwners(t *testing.T) {
 			}
 			return nil
 		})
+		l.notReady(t, "store: "+key+": two owners of block 10.9.0.0/29")
 		if after := l.exec(t, "node2", "ip", "route"); after != before {
 			t.Errorf("node2's routes changed by the second owner:\n%swere:\n%s", after, before)
 		}
@@ -94,7 +95,57 @@ func TestCalicoBorrowedAndTwoOwners(t *testing.T) {
 			}
 			return nil
 		})
+		l.isReady(t)
 	})
+}
+
+// notReady says that status and up of a running lab tell a reason, and exit
+// with 1.
+func (l *running) notReady(t *testing.T, reason string) {
+	t.Helper()
+	if st := l.status(t); st.State != lab.Degraded || !slices.ContainsFunc(st.Reasons, func(r string) bool { return strings.HasPrefix(r, reason) }) {
+		t.Errorf("status: %s %q, want %s with a reason that begins %q", st.State, st.Reasons, lab.Degraded, reason)
+	}
+	for _, args := range [][]string{{"status", l.name}, {"up", filepath.Join(l.dir(), "lab.yaml"), "--name", l.name}} {
+		stdout, stderr, code := l.try(t, args...)
+		if code != 1 || !strings.Contains(stdout, ": degraded") || strings.Count(stdout, reason) != 1 {
+			t.Errorf("labctl %s: exit status %d, want 1, degraded, and once %q\n%s%s", strings.Join(args, " "), code, reason, stdout, stderr)
+		}
+	}
+}
+
+// A lab that its pool has no addresses for is given up as soon as nobody can
+// have what is missing, with the reason and a cure on one line each.
+func TestCalicoUpExhausted(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ name, calico, nodes, why, cure string }{
+		{"fewer blocks than hosts", "{pool: 10.9.0.0/28, blockSize: 29, strictAffinity: on}", "3",
+			`node[123]\.c1: no address: all blocks of pool 10\.9\.0\.0/28 are taken, and strictAffinity forbids to borrow`, "use a bigger pool, a longer blockSize, or fewer containers"},
+		{"more containers than a host may have blocks for", "{pool: 10.9.0.0/24, blockSize: 30, maxBlocksPerHost: 1, strictAffinity: on}", "{node1: {containers: 5}, node2: {}}",
+			`node1\.c5: no address: node1 has claimed 1 of at most 1 blocks, and strictAffinity forbids to borrow`, "raise maxBlocksPerHost, use a shorter blockSize, or fewer containers"},
+		{"an address of another's block", "{pool: 10.9.0.0/24, blockSize: 29, strictAffinity: on}", "{node1: {subnet: 10.9.0.0/29}, node2: {containers: [{name: c1, address: 10.9.0.5}]}}",
+			`node2\.c1: no address: 10\.9\.0\.5 is in block 10\.9\.0\.0/29 of node1, and strictAffinity forbids to borrow`, "take an address of another block, or set strictAffinity off"},
+		{"by BGP", "{pool: 10.9.0.0/28, blockSize: 29, strictAffinity: on, routes: bgp}", "3",
+			`node[123]\.c1: no address: all blocks of pool 10\.9\.0\.0/28 are taken, and strictAffinity forbids to borrow`, "use a bigger pool, a longer blockSize, or fewer containers"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			u := users(t)[0]
+			file := u.file(t, "name: exhausted\ncalico: "+c.calico+"\nsegments: {lan: {subnet: 192.168.50.0/24}}\nnodes: "+c.nodes+"\n")
+			name := freshName()
+			stdout, stderr, code := u.try(t, "up", file, "--name", name, "--timeout", "55s")
+			if code != 2 || stdout != "" {
+				t.Errorf("up: exit status %d, want 2\n%s%s", code, stdout, stderr)
+			}
+			want := regexp.MustCompile(`(?m)\A(?:.*\n)*labctl: ` + c.why + `$\n^ *cure: ` + regexp.QuoteMeta(c.cure) + `$\s*\z`)
+			if !want.MatchString(stderr) {
+				t.Errorf("up says\n%s\nwant %s", stderr, want)
+			}
+			if _, stderr, code := u.try(t, "status", name); code != 2 {
+				t.Errorf("status after it: exit status %d, want 2, as there is no such lab\n%s", code, stderr)
+			}
+		})
+	}
 }
 
 // Where no address is left status says why and what to do, and a block that

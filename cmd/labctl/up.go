@@ -86,7 +86,13 @@ func (a *app) up(ctx context.Context, arg, name, backend string, dryRun bool, ti
 	if unchanged {
 		fmt.Fprintf(a.stderr, "%s: unchanged\n", plan.Name)
 	}
-	return a.printStatus(st)
+	if err := a.printStatus(st); err != nil {
+		return err
+	}
+	if unchanged && st.State == lab.Degraded {
+		return exitStatus(1) // the reasons are in the status
+	}
+	return nil
 }
 
 // readLab reads a lab file from wherever the argument says: a file wins over a

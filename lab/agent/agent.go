@@ -14,6 +14,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"labctl/backends"
+	"labctl/backends/calico"
 	"labctl/lab/internal/rpc"
 	"labctl/nodes"
 )
@@ -85,6 +86,7 @@ type Agent struct {
 	reconciler *nodes.Reconciler // set once
 	order      Order             // the last; zero outside a lab
 	trouble    string            // why there is no lease or address, or soon none
+	exhausted  bool              // trouble is that a Calico pool has no address left
 	report     Report
 	sent       Report
 	sets       uint64                 // calls of reconciler.Set
@@ -254,7 +256,8 @@ func (a *Agent) obey(store chan<- struct{}) {
 // thing.
 func (a *Agent) complain(what string, err error) {
 	said := false
-	a.update(func(*Report) { said, a.trouble = a.trouble == err.Error(), err.Error() })
+	_, exhausted := errors.AsType[*calico.ExhaustedError](err)
+	a.update(func(*Report) { said, a.trouble, a.exhausted = a.trouble == err.Error(), err.Error(), exhausted })
 	if !said {
 		a.Log.Warn(what, "err", err)
 	}
@@ -263,9 +266,12 @@ func (a *Agent) complain(what string, err error) {
 // want gives the reconciler what the store asks for. k is what it stands for.
 func (a *Agent) want(st nodes.State, k leasesKnown, problems []error) {
 	a.update(func(r *Report) {
-		r.Problems = nil
+		r.Problems, r.Conflicts = nil, nil
 		for _, p := range problems {
 			r.Problems = append(r.Problems, p.Error())
+			if _, ok := errors.AsType[*calico.OwnerError](p); ok {
+				r.Conflicts = append(r.Conflicts, p.Error())
+			}
 		}
 		a.sets++
 		a.pending[a.sets] = k
@@ -284,7 +290,7 @@ func (a *Agent) update(f func(*Report)) {
 func (a *Agent) send() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.report.Error = a.trouble
+	a.report.Error, a.report.Exhausted = a.trouble, a.exhausted
 	if a.reconciler != nil {
 		r := a.reconciler.Report()
 		a.report.Held, a.report.Drift, a.report.Healed, a.report.Foreign = r.Held, r.Drift, r.Healed, r.Foreign

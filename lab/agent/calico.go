@@ -130,7 +130,7 @@ func (c *calicoSystem) settle(ctx context.Context) {
 		}
 	}
 	if err == nil {
-		c.update(func(*Report) { c.trouble = "" })
+		c.update(func(*Report) { c.trouble, c.exhausted = "", false })
 	}
 }
 

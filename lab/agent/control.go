@@ -59,6 +59,12 @@ type Report struct {
 	// that this kernel lacks what the backend needs.
 	Error       string `json:"error,omitempty"`
 	Unsupported bool   `json:"unsupported,omitempty"`
+	// Exhausted says that Error is that the pool has no address for a container:
+	// it stays so until somebody gives one back.
+	Exhausted bool `json:"exhausted,omitempty"`
+	// Conflicts are those of the Problems that are about who owns a block: all
+	// agents of a lab find the same.
+	Conflicts []string `json:"conflicts,omitempty"`
 }
 
 // Order is what the supervisor tells an agent: how things are to be, whole.

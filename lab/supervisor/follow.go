@@ -77,6 +77,7 @@ func (s *Supervisor) evaluate(ctx context.Context) {
 		s.emitLocked(lab.Event{Step: "converged"})
 	}
 	if !s.verified {
+		s.tellExhausted()
 		if len(reasons) == 0 && !s.verifying {
 			s.verifying = true
 			s.wg.Go(func() { s.verify(ctx) })
@@ -98,6 +99,34 @@ func (s *Supervisor) evaluate(ctx context.Context) {
 		s.emitLocked(lab.Event{State: state})
 	}
 	s.tellChanges()
+}
+
+// tellExhausted ends the build where it comes to nothing: a pool has no
+// address for some container, and all hosts have what else they asked for, so
+// that none will give one back. The caller holds mu.
+func (s *Supervisor) tellExhausted() {
+	if s.plan.Calico == nil || s.gaveUp {
+		return
+	}
+	var first *host
+	for _, h := range s.hosts {
+		switch r := h.agent.report; {
+		case r.Phase != agent.Running || r.Revision == 0:
+			return
+		case r.Revision != s.hosts[0].agent.report.Revision:
+			return // some have not heard the last yet
+		case r.Exhausted && first == nil:
+			first = h
+		case !r.Exhausted && !h.wired:
+			return
+		}
+	}
+	if first == nil {
+		return
+	}
+	s.gaveUp = true
+	why, cure, _ := strings.Cut(first.agent.report.Error, "; ")
+	s.emitLocked(lab.Event{Error: why, Kind: lab.Usage, Cure: cure})
 }
 
 // tellChanges tells those who watch that the status is another. The caller
@@ -157,6 +186,9 @@ func (s *Supervisor) reasons() []string {
 			add("store: %d leases for %d nodes", leases, agents)
 		}
 	}
+	for _, c := range s.conflicts() {
+		add("store: %s", c)
+	}
 	var unlike []string
 	for name, e := range s.endpoints {
 		if r := e.reconciler.Report(); r.Err != "" {
@@ -167,6 +199,19 @@ func (s *Supervisor) reasons() []string {
 	}
 	slices.Sort(unlike)
 	return append(why, unlike...)
+}
+
+// conflicts are blocks of a Calico network of which it is not clear whose they
+// are, as the agents see it. The caller holds mu.
+func (s *Supervisor) conflicts() []string {
+	var all []string
+	for _, h := range s.hosts {
+		if h.agent != nil && h.out == "" {
+			all = append(all, h.agent.report.Conflicts...)
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 // hostReasons are why a node is not ready. One that is stopped or dead is as it

@@ -60,7 +60,7 @@ type Supervisor struct {
 	built      bool
 	verified   bool
 	verifying  bool
-	gaveUp     bool          // an agent said that this kernel cannot
+	gaveUp     bool          // those who wait know already that the build comes to nothing
 	told       *lab.Status   // the status that watchers know
 	changed    chan struct{} // capacity 1: something that the lab's state depends on
 	asked      uint64        // how often agents were asked for their traffic, and for what their speakers know
