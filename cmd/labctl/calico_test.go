@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -266,4 +267,67 @@ func knowsBlocks(n lab.NodeStatus, blocks ...string) error {
 		}
 	}
 	return nil
+}
+
+// A host forwards what a container sends from its own address and drops, and
+// counts, what it sends from another: nft counts at both ends of the host's way.
+func TestCalicoSourceValidation(t *testing.T) {
+	t.Parallel()
+	needTool(t, "ip", "nft", "nstat", "ping")
+	forUsers(t, func(t *testing.T, u user) {
+		l := u.up(t, "calico-routed")
+		const packets = 3
+		// A liar's ARP is not answered either.
+		l.exec(t, "node1.c2", "ip", "neigh", "replace", "169.254.1.1", "lladdr", "ee:ee:ee:ee:ee:ee", "dev", "eth0", "nud", "permanent")
+		l.exec(t, "node1", "nft", `add table ip oracle
+add chain ip oracle came { type filter hook prerouting priority -400; }
+add chain ip oracle went { type filter hook forward priority -400; }
+add rule ip oracle came iifname "veth2" ip protocol icmp counter
+add rule ip oracle went iifname "veth2" ip protocol icmp counter`)
+		counted := func() (came, went, dropped int) {
+			out := l.exec(t, "node1", "sh", "-c", "nft list chain ip oracle came; nft list chain ip oracle went; nstat -asz TcpExtIPReversePathFilter")
+			if n := regexp.MustCompile(`(?s)counter packets (\d+).*counter packets (\d+).*TcpExtIPReversePathFilter +(\d+)`).FindStringSubmatch(out); n != nil {
+				came, _ = strconv.Atoi(n[1])
+				went, _ = strconv.Atoi(n[2])
+				dropped, _ = strconv.Atoi(n[3])
+				return came, went, dropped
+			}
+			t.Fatalf("node1's counters:\n%s", out)
+			return
+		}
+		send := func(source string, wantWent, wantDropped int) {
+			t.Helper()
+			if source != "172.17.8.3" {
+				l.exec(t, "node1.c2", "ip", "addr", "add", source+"/32", "dev", "lo")
+				defer l.exec(t, "node1.c2", "ip", "addr", "del", source+"/32", "dev", "lo")
+			}
+			came, went, dropped := counted()
+			_, _, code := l.try(t, "exec", "-l", l.name, "node1.c2", "--", "ping", "-n", "-c", strconv.Itoa(packets), "-i", "0.05", "-W", "0.3", "-I", source, "172.17.9.2")
+			if answered := code == 0; answered != (source == "172.17.8.3") {
+				t.Errorf("ping from %s: exit status %d", source, code)
+			}
+			now := [3]int{}
+			now[0], now[1], now[2] = counted()
+			got := [3]int{now[0] - came, now[1] - went, now[2] - dropped}
+			if want := [3]int{packets, wantWent, wantDropped}; got != want {
+				t.Errorf("packets from %s: %d came, %d were forwarded, %d counted as dropped; want %d", source, got[0], got[1], got[2], want)
+			}
+		}
+		send("172.17.8.3", packets, 0)      // its own
+		send("172.17.66.6", 0, packets)     // nobody's
+		send("172.17.8.77", 0, packets)     // nobody's, of the host's own block
+		send("172.17.8.2", 0, packets)      // the container's beside it
+		send("172.17.9.3", 0, packets)      // one of another host
+		send("203.0.113.1", 0, packets)     // the outside's
+		send("192.168.100.100", 0, 0)       // its host's: a martian, for which there is no such counter
+		send("192.168.100.101", 0, packets) // another host's
+
+		// Without the setting they pass: it is what drops them.
+		l.run(t, "fault", "hold", "-l", l.name, "node1")
+		l.exec(t, "node1", "sh", "-c", "echo 0 > /proc/sys/net/ipv4/conf/veth2/rp_filter")
+		send("172.17.66.6", packets, 0)
+		l.run(t, "fault", "release", "-l", l.name, "node1")
+		l.isReady(t)
+		send("172.17.66.6", 0, packets)
+	})
 }
