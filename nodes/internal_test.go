@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -223,7 +224,7 @@ func TestRouteMatters(t *testing.T) {
 }
 
 func TestNeighbourMatters(t *testing.T) {
-	in := interest{addrs: map[netip.Addr]bool{netip.MustParseAddr("10.0.0.1"): true}, devs: map[int]bool{3: true}, vxlans: map[int]bool{7: true}}
+	in := interest{addrs: map[netip.Addr]bool{netip.MustParseAddr("10.0.0.1"): true}, devs: map[int]bool{3: true}}
 	msg := func(family, index, state, flags byte, ip ...byte) []byte {
 		return append([]byte{family, 0, 0, 0, index, 0, 0, 0, state, 0, flags, 0, 8, 0, unix.NDA_DST, 0}, ip...)
 	}
@@ -238,13 +239,90 @@ func TestNeighbourMatters(t *testing.T) {
 		{"extern_learn", msg(unix.AF_INET, 3, unix.NUD_STALE, unix.NTF_EXT_LEARNED, 10, 0, 0, 9), true},
 		{"permanent on somebody else's device", msg(unix.AF_INET, 4, unix.NUD_PERMANENT, 0, 10, 0, 0, 9), false},
 		{"multicast group", msg(unix.AF_INET, 3, unix.NUD_NOARP, 0, 224, 0, 0, 22), false},
-		{"bridge learns", msg(unix.AF_BRIDGE, 3, unix.NUD_REACHABLE, 0, 10, 0, 0, 9), false},
-		{"vxlan learns", msg(unix.AF_BRIDGE, 7, unix.NUD_REACHABLE, unix.NTF_SELF, 10, 0, 0, 9), false},
-		{"vxlan", msg(unix.AF_BRIDGE, 7, unix.NUD_PERMANENT, unix.NTF_SELF, 10, 0, 0, 9), true},
 		{"short", []byte{2}, true},
 	} {
 		if got := in.neighbour(test.msg); got != test.want {
 			t.Errorf("%s: neighbour() = %v, want %v", test.name, got, test.want)
+		}
+	}
+}
+
+// TestForwarding holds that FDB entries matter where they are not as wanted, and
+// that none makes a pass list the neighbours of all namespaces.
+func TestForwarding(t *testing.T) {
+	t.Parallel()
+	mac, other, peer := net.HardwareAddr{2, 0, 0, 0, 0, 1}, net.HardwareAddr{2, 0, 0, 0, 0, 2}, netip.MustParseAddr("10.0.0.1")
+	in := interest{vxlans: map[int]string{7: "flannel.1"}}.with(State{FDB: []FDBEntry{{Dev: "flannel.1", MAC: mac, Dst: peer}}})
+	message := func(kind uint16, index int, state byte, mac net.HardwareAddr, dst string) []byte {
+		r := setNeighbour(unix.AF_BRIDGE, index, netip.MustParseAddr(dst), mac, unix.NTF_SELF)
+		r.body[8] = state
+		b := binary.NativeEndian.AppendUint32(nil, uint32(unix.SizeofNlMsghdr+unix.SizeofNdMsg+len(r.attrs)))
+		b = binary.NativeEndian.AppendUint16(b, kind)
+		b = append(b, make([]byte, unix.SizeofNlMsghdr-len(b))...) // no flags, no cause
+		return append(append(b, r.body[:unix.SizeofNdMsg]...), r.attrs...)
+	}
+	for _, test := range []struct {
+		name string
+		msg  []byte
+		want bool
+	}{
+		{"what is wanted comes", message(unix.RTM_NEWNEIGH, 7, unix.NUD_PERMANENT, mac, "10.0.0.1"), false},
+		{"it goes", message(unix.RTM_DELNEIGH, 7, unix.NUD_PERMANENT, mac, "10.0.0.1"), true},
+		{"it leads elsewhere", message(unix.RTM_NEWNEIGH, 7, unix.NUD_PERMANENT, mac, "10.0.0.2"), true},
+		{"another comes", message(unix.RTM_NEWNEIGH, 7, unix.NUD_PERMANENT, other, "10.0.0.1"), true},
+		{"another goes", message(unix.RTM_DELNEIGH, 7, unix.NUD_PERMANENT, other, "10.0.0.1"), true},
+		{"one is learned", message(unix.RTM_NEWNEIGH, 7, unix.NUD_REACHABLE, other, "10.0.0.1"), false},
+		{"a bridge's", message(unix.RTM_NEWNEIGH, 3, unix.NUD_PERMANENT, other, "10.0.0.1"), false},
+	} {
+		r := &Reconciler{interest: in, touched: map[int]bool{}}
+		m := &monitor{r: r, others: map[int]string{}}
+		if got := m.matters(test.msg); got != test.want {
+			t.Errorf("%s: matters() = %v, want %v", test.name, got, test.want)
+		}
+		if r.neighTouched {
+			t.Errorf("%s: the neighbours would be listed", test.name)
+		}
+	}
+}
+
+// TestOwnForwarding holds that the kernel's notifications of our own FDB entries,
+// which do not say whose doing they are, cause no pass.
+func TestOwnForwarding(t *testing.T) {
+	t.Parallel()
+	r := open(t)
+	f, err := r.ns.listen(unix.NETLINK_ROUTE, 1<<(unix.RTNLGRP_NEIGH-1), notFrom(r.ports))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	const entries = 5
+	local := netip.MustParseAddr("192.0.2.1")
+	st := State{
+		Links: []Link{Bridge{LinkAttrs: LinkAttrs{Name: "br0"}}, VXLAN{LinkAttrs: LinkAttrs{Name: "flannel.1"}, VNI: 1, Port: 8472, Local: local, Dev: "br0"}},
+		Addrs: []Addr{{Dev: "br0", Prefix: netip.PrefixFrom(local, 24)}},
+	}
+	for i := range byte(entries) {
+		st.FDB = append(st.FDB, FDBEntry{Dev: "flannel.1", MAC: net.HardwareAddr{2, 0, 0, 0, 0, i}, Dst: netip.AddrFrom4([4]byte{192, 0, 2, 10 + i})})
+	}
+	r.Set(st)
+	if d, err := r.Apply(t.Context()); err != nil || len(d.Changes) < entries {
+		t.Fatalf("Apply() = %+v, %v", d, err)
+	}
+	m := &monitor{r: r, others: map[int]string{}}
+	buf := make([]byte, 16<<10)
+	if err := f.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	for seen := 0; seen < entries; {
+		n, err := f.Read(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if buf[unix.SizeofNlMsghdr] == unix.AF_BRIDGE {
+			seen++
+		}
+		if m.matters(buf[:n]) || r.neighTouched {
+			t.Errorf("our own entry would cause a pass: % x", buf[:n])
 		}
 	}
 }

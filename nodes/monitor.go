@@ -21,7 +21,8 @@ import (
 type interest struct {
 	addrs    map[netip.Addr]bool   // neighbours that are wanted
 	devs     map[int]bool          // indices of the devices on which fixed neighbours are ours or foreign
-	vxlans   map[int]bool          // indices of VXLAN devices whose FDB is ours
+	vxlans   map[int]string        // names of VXLAN devices whose FDB is ours, by index
+	fdb      map[fdbEntry]bool     // what is wanted there; replaced by each Set, never changed
 	routes   map[netip.Prefix]bool // destinations that are wanted, the kernel's own for our addresses included
 	protocol byte                  // of our routes
 	tables   bool
@@ -31,7 +32,7 @@ type interest struct {
 }
 
 func (p *pass) interest() interest {
-	in := interest{addrs: make(map[netip.Addr]bool, len(p.want.Neighbours)), devs: map[int]bool{}, vxlans: map[int]bool{},
+	in := interest{addrs: make(map[netip.Addr]bool, len(p.want.Neighbours)), devs: map[int]bool{}, vxlans: map[int]string{},
 		routes: make(map[netip.Prefix]bool, len(p.want.Routes)), protocol: byte(p.r.owner.Protocol), tables: len(p.want.Tables) > 0}
 	for _, list := range [][]Route{p.want.Routes, p.connected()} {
 		for _, r := range list {
@@ -45,7 +46,7 @@ func (p *pass) interest() interest {
 	for name, l := range p.byName {
 		in.devs[l.Attrs().Index] = own[name] || ports[name] || p.exclusive[name]
 		if l.Type() == kindVXLAN && (own[name] || p.exclusive[name]) {
-			in.vxlans[l.Attrs().Index] = true
+			in.vxlans[l.Attrs().Index] = name
 		}
 	}
 	// Those that are off on purpose count, too: want lacks what hangs on them.
@@ -101,9 +102,24 @@ func (s State) devices() map[string]bool {
 	return names
 }
 
+// fdbEntry is an FDB entry of a VXLAN device. The kernel names nobody as the
+// cause of a notification of one (vxlan_fdb_info, drivers/net/vxlan), so our own
+// are known by their saying what is wanted.
+type fdbEntry struct {
+	dev string
+	mac [6]byte
+	dst netip.Addr
+}
+
 // with is the interest until a pass for another State is over: what that one
 // speaks of counts from now on.
 func (in interest) with(s State) interest {
+	in.fdb = make(map[fdbEntry]bool, len(s.FDB)) // the old map may be in use
+	for _, f := range s.FDB {
+		if len(f.MAC) == len(fdbEntry{}.mac) {
+			in.fdb[fdbEntry{f.Dev, [6]byte(f.MAC), f.Dst}] = true
+		}
+	}
 	if in.names == nil {
 		return in
 	}
@@ -296,7 +312,9 @@ func (m *monitor) matters(b []byte) bool {
 		}
 		switch kind {
 		case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
-			if in.neighbour(body) {
+			if len(body) >= unix.SizeofNdMsg && body[0] == unix.AF_BRIDGE {
+				hit = hit || in.forwards(kind, body)
+			} else if in.neighbour(body) {
 				m.r.touchNeighbours()
 				hit = true
 			}
@@ -397,15 +415,26 @@ func attrIn(b []byte, kind uint16) []byte {
 	return nil
 }
 
-// neighbour says whether a message about a neighbour or FDB entry matters.
+// forwards says whether a message about an FDB entry matters: not one that has
+// come as wanted. One that has gone was wanted, or foreign, or ours until now.
+func (in interest) forwards(kind uint16, body []byte) bool {
+	dev, ours := in.vxlans[int(binary.NativeEndian.Uint32(body[4:]))]
+	if state := binary.NativeEndian.Uint16(body[8:]); !ours || state&unix.NUD_PERMANENT == 0 {
+		return false
+	}
+	attrs := body[unix.SizeofNdMsg:]
+	e := fdbEntry{dev: dev}
+	copy(e.mac[:], attrIn(attrs, unix.NDA_LLADDR))
+	e.dst, _ = netip.AddrFromSlice(attrIn(attrs, unix.NDA_DST))
+	return kind == unix.RTM_DELNEIGH || !in.fdb[e]
+}
+
+// neighbour says whether a message about a neighbour matters.
 func (in interest) neighbour(body []byte) bool {
 	if len(body) < unix.SizeofNdMsg {
 		return true
 	}
 	index, state, flags := int(binary.NativeEndian.Uint32(body[4:])), binary.NativeEndian.Uint16(body[8:]), body[10]
-	if body[0] == unix.AF_BRIDGE {
-		return in.vxlans[index] && state&unix.NUD_PERMANENT != 0
-	}
 	// A NOARP entry is most often a multicast group's, made by the kernel.
 	fixed := state&unix.NUD_PERMANENT != 0 || flags&unix.NTF_EXT_LEARNED != 0
 	if fixed && in.devs[index] {

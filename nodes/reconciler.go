@@ -303,7 +303,9 @@ func (r *Reconciler) pass(ctx context.Context, apply, tablesOK bool) (*pass, err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.interest = p.interest()
+	in := p.interest()
+	in.fdb = r.interest.fdb
+	r.interest = in
 	// What failed without a word in errs does not exist.
 	r.covered = r.set == gen && err == nil && apply != r.held
 	if !apply && !r.held {
