@@ -95,6 +95,7 @@ func (a Access) config() (clientv3.Config, error) {
 				MinConnectTimeout: 2 * time.Second,
 			}),
 			grpc.WithNoProxy(),
+			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(newFrugal())),
 		},
 	}
 	if a.Username != "" {
