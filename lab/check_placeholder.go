@@ -37,12 +37,12 @@ func nodeValues() []string {
 }
 
 // placeholder finds ${...}, and $${ which stands for a plain ${.
-var placeholder = regexp.MustCompile(`\$?\$\{([^{}]*)\}`)
+var placeholder = pattern(`\$?\$\{([^{}]*)\}`)
 
 // Placeholders are the ${...} of a text, in order.
 func Placeholders(text string) []Placeholder {
 	var found []Placeholder
-	for _, m := range placeholder.FindAllStringSubmatch(text, -1) {
+	for _, m := range placeholder().FindAllStringSubmatch(text, -1) {
 		if !strings.HasPrefix(m[0], "$$") {
 			found = append(found, parsePlaceholder(m[1]))
 		}
@@ -75,7 +75,7 @@ func ExpandRegexp(expr string, value func(Placeholder) (string, error)) (*regexp
 
 func expand(text string, value func(Placeholder) (string, error), quote func(string) string) (string, error) {
 	var err error
-	expanded := placeholder.ReplaceAllStringFunc(text, func(found string) string {
+	expanded := placeholder().ReplaceAllStringFunc(text, func(found string) string {
 		inner, escaped := strings.CutPrefix(found, "$$")
 		if escaped {
 			return "$" + inner

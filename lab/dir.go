@@ -59,7 +59,7 @@ type Dir string
 // DirOf is the run directory of the lab called name. It need not exist.
 func DirOf(name string) (Dir, error) {
 	// A name is part of a path that `down` removes: nothing like ".." gets there.
-	if !labName.MatchString(name) {
+	if !labName().MatchString(name) {
 		return "", &Failure{Kind: Usage, Err: fmt.Errorf("%q: not a lab's name", name), Cure: "labctl ls shows the labs that run" + OtherUsersHint()}
 	}
 	base, err := Base()
@@ -106,7 +106,7 @@ func Names() ([]string, error) {
 	}
 	var names []string
 	for _, e := range entries {
-		if e.IsDir() && labName.MatchString(e.Name()) {
+		if e.IsDir() && labName().MatchString(e.Name()) {
 			names = append(names, e.Name())
 		}
 	}

@@ -50,7 +50,7 @@ func (p *Plan) NoSuchEndpoint(name string) error {
 
 // Rename gives the lab another name, for running one file several times.
 func (s *Spec) Rename(name string) error {
-	if !labName.MatchString(name) {
+	if !labName().MatchString(name) {
 		return fmt.Errorf("name %q: not a lab's name: a lower case letter, then at most 30 letters, digits and dashes", name)
 	}
 	s.Name = name

@@ -152,7 +152,7 @@ func ParseFault(words []string) (Fault, error) {
 		if !ok {
 			f.On, dev = f.On+":eth0", "eth0"
 		}
-		if endpoint == "" || !deviceName.MatchString(dev) {
+		if endpoint == "" || !deviceName().MatchString(dev) {
 			return wrong("%s %s: not an interface of an endpoint", f.Kind, f.On)
 		}
 	}

@@ -30,7 +30,7 @@ func Parse(file string, data []byte) (*Spec, error) {
 	}
 	if s.Name == "" && !r.bad("name") {
 		base := strings.TrimSuffix(filepath.Base(file), filepath.Ext(file))
-		if labName.MatchString(base) {
+		if labName().MatchString(base) {
 			s.Name = base
 		}
 	}

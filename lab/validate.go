@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -22,10 +23,16 @@ const (
 )
 
 var (
-	labName      = regexp.MustCompile(`^[a-z][a-z0-9-]{0,30}$`)
-	endpointName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,14}$`)
-	deviceName   = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]{0,14}$`)
+	labName      = pattern(`^[a-z][a-z0-9-]{0,30}$`)
+	endpointName = pattern(`^[a-z][a-z0-9-]{0,14}$`)
+	deviceName   = pattern(`^[A-Za-z][A-Za-z0-9_.-]{0,14}$`)
 )
+
+// pattern is a regular expression that is compiled when it is first needed: all
+// processes of a lab have them, and few look at names.
+func pattern(expr string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expr) })
+}
 
 // validator checks what a Spec means. Its problems carry the path of the value
 // that is wrong.
@@ -76,7 +83,7 @@ func (v *validator) lab() {
 	case v.bad("name"):
 	case v.Name == "":
 		v.add("name", "name: missing", "add name: "+suggestName(v.About)+" (the file's own name does not fit)")
-	case !labName.MatchString(v.Name):
+	case !labName().MatchString(v.Name):
 		v.add("name", fmt.Sprintf("name: %s is not a lab name", quote(v.Name)),
 			"use a lower case letter, then at most 30 lower case letters, digits and dashes")
 	}
@@ -104,7 +111,7 @@ func (v *validator) lab() {
 func suggestName(about string) string {
 	var b strings.Builder
 	for _, word := range strings.Fields(strings.ToLower(about)) {
-		if endpointName.MatchString(word) && b.Len()+len(word) < 20 {
+		if endpointName().MatchString(word) && b.Len()+len(word) < 20 {
 			if b.Len() > 0 {
 				b.WriteByte('-')
 			}
@@ -152,7 +159,7 @@ func (v *validator) name(path, name, kind string) {
 		return
 	}
 	switch {
-	case !endpointName.MatchString(name):
+	case !endpointName().MatchString(name):
 		v.add(path, fmt.Sprintf("%s %s: not a possible name", kind, quote(name)),
 			"use a lower case letter, then at most 14 lower case letters, digits and dashes")
 	case reserved(name):

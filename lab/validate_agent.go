@@ -4,12 +4,11 @@ import (
 	"fmt"
 	"maps"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 )
 
-var variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+var variableName = pattern(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
 // agent checks a node's own agent command. Whether the program is there is for
 // the machine to say that builds the lab.
@@ -43,7 +42,7 @@ func (v *validator) agent(path string, n NodeSpec) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(a.Env)) {
 		p := join(path+".env", name)
-		if !variableName.MatchString(name) {
+		if !variableName().MatchString(name) {
 			v.add(p, fmt.Sprintf("%s: agent: %s is not a name of an environment variable", n.Name, quote(name)), "use letters, digits and underscores")
 		}
 		v.agentText(p, n.Name, a.Env[name])

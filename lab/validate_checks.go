@@ -175,7 +175,7 @@ func (c checkScope) count(p *CountCheck) {
 	switch {
 	case p.Dev == "":
 		c.missing("count.dev", "dev: flannel.1")
-	case !deviceName.MatchString(p.Dev):
+	case !deviceName().MatchString(p.Dev):
 		c.problem("count.dev", fmt.Sprintf("%s is not a device name", quote(p.Dev)), "")
 	}
 	if p.Routes == nil && p.Neighbours == nil && p.FDB == nil && !c.bad(c.path+".count") {
@@ -223,7 +223,7 @@ func (c checkScope) capture(p *CaptureCheck) {
 	switch {
 	case p.On == "":
 		c.missing("capture.on", "on: "+c.someNode()+":eth0")
-	case !ok || !deviceName.MatchString(device):
+	case !ok || !deviceName().MatchString(device):
 		c.problem("capture.on", fmt.Sprintf("%s is not an interface of an endpoint", quote(p.On)), "on: "+c.someNode()+":eth0")
 	default:
 		c.place("capture.on", endpoint)

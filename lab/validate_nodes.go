@@ -37,7 +37,7 @@ func (v *validator) bridge(path string, n NodeSpec) {
 	case name == "":
 	case v.wiringOf(n) != BridgeWiring:
 		v.add(path+".bridge", fmt.Sprintf("%s: bridge %s, but the node's containers are not joined by one", n.Name, quote(name)), "remove it")
-	case !deviceName.MatchString(name):
+	case !deviceName().MatchString(name):
 		v.add(path+".bridge", fmt.Sprintf("%s: bridge %s is not a possible device name", n.Name, quote(name)), "use at most 15 letters, digits and dashes: cni0, docker0")
 	case name == "lo" || name == "eth0" || name == managementDevice || name == "all" || name == "default" || strings.HasPrefix(name, "flannel") || strings.HasPrefix(name, "veth"):
 		v.add(path+".bridge", fmt.Sprintf("%s: bridge %s: the name belongs to another device of the node", n.Name, name), "use cni0 or docker0")
@@ -113,7 +113,7 @@ func (v *validator) containersOf(path string, n NodeSpec) {
 			if !v.bad(p) {
 				v.add(p, fmt.Sprintf("%s: container without a name", n.Name), "add name: c1")
 			}
-		case !endpointName.MatchString(c.Name):
+		case !endpointName().MatchString(c.Name):
 			v.add(p, fmt.Sprintf("%s: container %s: not a possible name", n.Name, quote(c.Name)),
 				"use a lower case letter, then at most 14 lower case letters, digits and dashes")
 		case names[c.Name]:

@@ -3,7 +3,6 @@ package lab
 import (
 	"fmt"
 	"net/netip"
-	"regexp"
 	"slices"
 )
 
@@ -14,9 +13,9 @@ const (
 )
 
 var (
-	policyName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,30}$`)
-	labelKey   = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._/-]{0,98}[A-Za-z0-9])?$`)
-	labelValue = regexp.MustCompile(`^([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$`)
+	policyName = pattern(`^[a-z][a-z0-9-]{0,30}$`)
+	labelKey   = pattern(`^[A-Za-z0-9]([A-Za-z0-9._/-]{0,98}[A-Za-z0-9])?$`)
+	labelValue = pattern(`^([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$`)
 )
 
 // policies validates the network policies.
@@ -35,7 +34,7 @@ func (v *validator) policyRules() {
 	}
 	for _, p := range v.Policies {
 		path, object := join("policies", p.Name), "policy "+show(p.Name)
-		if !policyName.MatchString(p.Name) {
+		if !policyName().MatchString(p.Name) {
 			v.add(path, fmt.Sprintf("policy %s: not a possible name", quote(p.Name)), "use a lower case letter, then at most 30 lower case letters, digits and dashes")
 		}
 		if p.PodSelector != nil {
@@ -144,7 +143,7 @@ func (v *validator) selector(path, object string, s LabelSelector) {
 		values := e.Operator == "In" || e.Operator == "NotIn"
 		switch {
 		case v.bad(at):
-		case !labelKey.MatchString(e.Key):
+		case !labelKey().MatchString(e.Key):
 			v.add(at, fmt.Sprintf("%s: key %s is not a label", object, quote(e.Key)), "use letters, digits, dots, dashes, underscores and slashes")
 		case !slices.Contains([]string{"In", "NotIn", "Exists", "DoesNotExist"}, e.Operator):
 			v.add(at, fmt.Sprintf("%s: operator %s is none of In, NotIn, Exists, DoesNotExist", object, quote(e.Operator)), "")
@@ -164,9 +163,9 @@ func (v *validator) labels(path, object string, labels map[string]string) {
 	}
 	for key, value := range labels {
 		switch {
-		case !labelKey.MatchString(key):
+		case !labelKey().MatchString(key):
 			v.add(join(path, key), fmt.Sprintf("%s: %s is not a label's name", object, quote(key)), "use letters, digits, dots, dashes, underscores and slashes")
-		case !labelValue.MatchString(value):
+		case !labelValue().MatchString(value):
 			v.add(join(path, key), fmt.Sprintf("%s: label %s: %s is not a label's value", object, key, quote(value)), "use at most 63 letters, digits, dots, dashes and underscores")
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/olekukonko/tablewriter/pkg/twwidth"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 	"labctl/lab"
@@ -42,6 +43,9 @@ func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)
 
 // run is the whole program; it returns the exit status.
 func run(e env) int {
+	// The tables' memory of how wide words are takes 660 KB, in each process of
+	// a lab. It is no loss.
+	twwidth.SetCacheCapacity(0)
 	if code, ran := inside.Run(e.args, e.stdout, e.stderr); ran {
 		return code
 	}
