@@ -10,6 +10,7 @@ import (
 
 func (a *app) doctorCommand() *cobra.Command {
 	var leaks bool
+	var file string
 	c := &cobra.Command{
 		Use:   "doctor",
 		Short: "What this machine can run, and what to mend",
@@ -17,18 +18,34 @@ func (a *app) doctorCommand() *cobra.Command {
 of the kernel, of permissions and limits, and which tools are there. Exit status
 4 when no lab can run here.
 
+With --for LAB say it of one lab, built-in or a file: whether the limits are
+enough for its size, and what its backend needs. up looks at the same limits.
+
 With --leaks list instead what is left of labs that run no more: run
 directories, names under /run/netns, processes that keep a namespace, and labs
 whose run directory somebody removed. A lab's own record says what is its; names
 are not guessed at. Nothing is changed; each line says what removes it. Exit
 status 1 when there is something.`,
-		Example: "  labctl doctor\n  labctl doctor -o json\n  labctl doctor --leaks",
+		Example: "  labctl doctor\n  labctl doctor --for flannel-udp\n  labctl doctor --for ./big.yaml -o json\n  labctl doctor --leaks",
 		Args:    arguments(0, 0, "no arguments"),
 		RunE: func(c *cobra.Command, _ []string) error {
+			if leaks && file != "" {
+				return usage(fmt.Errorf("--for %s --leaks: two questions", file), "ask one at a time")
+			}
 			if leaks {
 				return a.leaks()
 			}
-			report, err := doctor.Examine(c.Context())
+			var plan *lab.Plan
+			if file != "" {
+				spec, _, err := a.readLab(file)
+				if err != nil {
+					return err
+				}
+				if plan, err = lab.NewPlan(spec, lab.ThisMachine()); err != nil {
+					return usage(err, "mend the lab file")
+				}
+			}
+			report, err := doctor.Examine(c.Context(), plan)
 			if err != nil {
 				return err
 			}
@@ -63,7 +80,9 @@ status 1 when there is something.`,
 			return nil
 		},
 	}
+	c.Flags().StringVar(&file, "for", "", "a lab, built-in or a file: is there enough for it?")
 	c.Flags().BoolVar(&leaks, "leaks", false, "list what is left of labs that run no more")
+	_ = c.RegisterFlagCompletionFunc("for", a.completeLabFiles) // it was just added
 	return c
 }
 

@@ -40,19 +40,74 @@ type Report struct {
 	Findings      []Finding `json:"findings"`
 }
 
-// Examine looks at everything.
-func Examine(ctx context.Context) (*Report, error) {
+// Examine looks at everything. With a plan it says of what a lab of that plan
+// needs whether there is enough, and what such a lab cannot do without is required.
+func Examine(ctx context.Context, p *lab.Plan) (*Report, error) {
 	r := &Report{SchemaVersion: 1, Able: true, Rootless: lab.Rootless()}
-	r.Findings = append(r.Findings, kernelVersion(), openFiles())
-	r.Findings = append(r.Findings, probe(ctx)...)
+	r.Findings = append(r.Findings, kernelVersion())
+	if p == nil {
+		r.Findings = append(r.Findings, openFiles())
+	} else {
+		r.Findings = append(r.Findings, limits(lab.Needs(p, lab.ThisCapacity()))...)
+	}
+	r.Findings = append(r.Findings, namespaces(probe(ctx), r.Rootless)...)
 	r.Findings = append(r.Findings, neighbourTable())
 	r.Findings = append(r.Findings, tools()...)
-	for _, f := range r.Findings {
-		if f.Required && !f.OK {
+	for i := range r.Findings {
+		f := &r.Findings[i]
+		if p != nil && needed(p, f.Name) {
+			f.Required = true
+		}
+		if f.OK {
+			f.Cure = ""
+		} else if f.Required {
 			r.Able = false
 		}
 	}
 	return r, nil
+}
+
+// limits are what a lab needs of things that a machine has so many of.
+func limits(needs []lab.Need) []Finding {
+	var found []Finding
+	for _, n := range needs {
+		f := Finding{Name: n.Name, OK: n.Enough(), Required: true, Detail: n.String(), For: "a lab of this size"}
+		if !f.OK {
+			f.Cure = n.Cure + ", or a smaller lab"
+		}
+		found = append(found, f)
+	}
+	return found
+}
+
+// needed says whether a lab of the plan fails without what was looked at.
+// Backends and Calico's kinds of network are named for what wraps packets.
+func needed(p *lab.Plan, name string) bool {
+	switch name {
+	case tun:
+		return p.Backend == "udp" || strings.Contains(p.Backend, "ipip")
+	case "vxlan":
+		return strings.Contains(p.Backend, "vxlan")
+	}
+	return false
+}
+
+// namespaces adds the settings that decide whether ordinary users may make
+// them to what was found by trying.
+func namespaces(probed []Finding, rootless bool) []Finding {
+	able := true
+	for _, f := range probed {
+		able = able && (f.OK || !strings.HasSuffix(f.Name, "namespaces"))
+	}
+	found := userNamespaces("/proc", rootless, able)
+	if !able && rootless {
+		for i := range probed {
+			if f := &probed[i]; !f.OK && strings.HasSuffix(f.Name, "namespaces") {
+				f.Cure = namespacesCure(found)
+			}
+		}
+	}
+	return append(probed, found...)
 }
 
 func kernelVersion() Finding {
@@ -84,14 +139,14 @@ func openFiles() Finding {
 
 // probe runs the probing process in namespaces of its own.
 func probe(ctx context.Context) []Finding {
-	name, cure := "namespaces", "run as root, or allow user namespaces: sysctl kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0, user.max_user_namespaces=10000"
+	const name = "namespaces"
 	cmd := exec.CommandContext(ctx, "/proc/self/exe", "__probe")
 	cmd.Args[0] = "labctl"
 	cmd.SysProcAttr = lab.NamespaceAttr()
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil && out.Len() == 0 {
-		return []Finding{{Name: name, Required: true, For: "every lab", Cure: cure,
+		return []Finding{{Name: name, Required: true, For: "every lab", Cure: namespacesCure(nil),
 			Detail: strings.TrimSpace(err.Error() + " " + errs.String())}}
 	}
 	found := []Finding{{Name: name, OK: true, Required: true, For: "every lab", Detail: "pid, mount and network" + map[bool]string{true: ", in a user namespace", false: ""}[lab.Rootless()]}}
@@ -131,13 +186,13 @@ func tools() []Finding {
 		{"etcdctl", "etcd-client", "looking into the store"},
 		{"bird", "bird2", "BGP speakers that are bird, as in calico-mixed-bird"},
 	} {
-		f := Finding{Name: t.program, For: t.use, Cure: "install it (Debian: " + t.pkg + ")"}
+		f := Finding{Name: t.program, For: t.use}
 		if path, err := exec.LookPath(t.program); err == nil {
 			f.OK, f.Detail = true, path
 		} else if path, err := exec.LookPath("/usr/sbin/" + t.program); err == nil {
 			f.OK, f.Detail = true, path+" (not in PATH)"
 		} else {
-			f.Detail = "not found"
+			f.Detail, f.Cure = "not found", "install it (Debian: "+t.pkg+")"
 		}
 		found = append(found, f)
 	}

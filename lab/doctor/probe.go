@@ -36,7 +36,7 @@ func Probe(ctx context.Context, w io.Writer) error {
 
 	var all []*nodes.Namespace
 	ok := try(Finding{Name: "network namespaces", Required: true, For: "every lab",
-		Cure: "a security module forbids it in user namespaces (Ubuntu: sysctl kernel.apparmor_restrict_unprivileged_userns=0), or sysctl user.max_net_namespaces is reached"},
+		Cure: "a security module forbids it in user namespaces, or the limit is reached: sysctl user.max_net_namespaces=10000 (as root)"},
 		func() (detail string, err error) {
 			all, err = nodes.NewNamespaces([]string{"a", "b"})
 			return "", err
@@ -71,8 +71,9 @@ func Probe(ctx context.Context, w io.Writer) error {
 		try(Finding{Name: "sysctl", Required: true, For: "every lab", Cure: "mount /proc/sys writable"}, func() (string, error) {
 			return "", apply(nodes.State{Sysctls: []nodes.Sysctl{{Key: "net/ipv4/ip_forward", Value: "1"}}})
 		})
-		try(Finding{Name: "/dev/net/tun", For: "labs with flannel's udp backend", Cure: tunCure()}, func() (string, error) {
-			return "", a.Do(openTUN)
+		errTUN := a.Do(openTUN)
+		try(Finding{Name: tun, For: "labs with flannel's udp backend", Cure: tunCure(tun, "/proc/misc", errTUN)}, func() (string, error) {
+			return "", errTUN
 		})
 		try(Finding{Name: "raw sockets", Required: true, For: "ping and capture", Cure: "CAP_NET_RAW was taken away"}, func() (string, error) {
 			return "", a.Do(func() error {
@@ -87,10 +88,12 @@ func Probe(ctx context.Context, w io.Writer) error {
 	return json.NewEncoder(w).Encode(found)
 }
 
+const tun = "/dev/net/tun"
+
 // openTUN opens a TUN device of the calling thread's namespace; closing it
 // removes it.
 func openTUN() error {
-	f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
+	f, err := os.OpenFile(tun, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
@@ -104,11 +107,4 @@ func openTUN() error {
 		return fmt.Errorf("create a TUN device: %w", err)
 	}
 	return nil
-}
-
-func tunCure() string {
-	if _, err := os.Stat("/dev/net/tun"); err != nil {
-		return "modprobe tun (as root)"
-	}
-	return "chmod 666 /dev/net/tun (as root; it is 0666 on stock systems, and opening it gives no power over the machine's own network)"
 }
