@@ -78,9 +78,6 @@ func (v *validator) checkBGP() {
 	if s != nil && !v.hasBGP() && !v.bad("calico.bgp") {
 		v.add("calico.bgp", "calico: bgp: routes do not come by BGP here", "add routes: bgp, or remove it")
 	}
-	if v.hasBGP() && v.calico.Encapsulation != calico.None {
-		v.add("calico.routes", fmt.Sprintf("calico: routes: by BGP only without encapsulation, and here it is %s", v.calico.Encapsulation), "use routes: store, whose agents make such routes in Calico, too")
-	}
 	if s != nil {
 		v.bgpTimes(s)
 	}

@@ -89,8 +89,8 @@ type CalicoSpec struct {
 	Pool netip.Prefix `yaml:"pool,omitempty" jsonschema:"required"`
 	// BlockSize is the prefix length of the blocks that hosts take out of the pool, 26 when left out.
 	BlockSize int `yaml:"blockSize,omitempty" jsonschema:"minimum=20,maximum=32"`
-	// Encapsulation says when packets between hosts are wrapped: None, the default; VXLAN; VXLANCrossSubnet, which wraps only those for a host in another subnet.
-	Encapsulation string `yaml:"encapsulation,omitempty" jsonschema:"enum=None,enum=VXLAN,enum=VXLANCrossSubnet"`
+	// Encapsulation says when packets between hosts are wrapped: None, the default; VXLAN; VXLANCrossSubnet, which wraps only those for a host in another subnet; IPIP and IPIPCrossSubnet likewise.
+	Encapsulation string `yaml:"encapsulation,omitempty" jsonschema:"enum=None,enum=VXLAN,enum=VXLANCrossSubnet,enum=IPIP,enum=IPIPCrossSubnet"`
 	// Routes says who makes the routes to other hosts' blocks: store (each agent, from etcd), the default, or bgp (a BGP speaker on each host).
 	Routes string `yaml:"routes,omitempty" jsonschema:"enum=store,enum=bgp"`
 	// BGP is how the speakers speak, where routes come by BGP.

@@ -77,12 +77,13 @@ type NodeStatus struct {
 	MTU        int      `json:"mtu"`
 	Peers      int      `json:"peers"`
 	VTEPMAC    string   `json:"vtepMAC,omitempty"`
-	Agent      string   `json:"agent,omitempty"` // OwnAgent, or what the lab file's program is called
+	Tunnel     string   `json:"tunnel,omitempty"` // calico.KernelIPIP or calico.UserspaceIPIP, with Calico's IPIP
+	Agent      string   `json:"agent,omitempty"`  // OwnAgent, or what the lab file's program is called
 	AgentPid   int      `json:"agentPid,omitempty"`
 	SubnetFile string   `json:"subnetFile,omitempty"`
 	// BGP is what the node's speaker knows, in labs whose routes come by BGP.
 	BGP *bgp.Report `json:"bgp,omitempty"`
-	// Traffic is what the agent itself has carried (backend udp).
+	// Traffic is what the agent itself has carried (backend udp, and ipip in user space).
 	Traffic    *backends.Traffic `json:"traffic,omitempty"`
 	Drift      []Drift           `json:"drift"`
 	Healed     []Drift           `json:"healed"`  // in the last 10 s

@@ -21,8 +21,11 @@ func (s *Spec) UseBackend(typ string) error {
 		return fmt.Errorf("backend %s: %s is a Calico lab, whose backend is %s", typ, s.Name, s.Calico.config().Backend())
 	case len(s.Network) == 0:
 		return fmt.Errorf("backend %s: the lab has no network, and its nodes no agents", typ)
-	case typ == calico.Routed:
-		return s.useCalico()
+	}
+	for _, e := range calico.Encapsulations() {
+		if typ == (calico.Config{Encapsulation: e}).Backend() {
+			return s.useCalico(typ, e)
+		}
 	}
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(s.Network, &fields); err != nil {
@@ -55,18 +58,18 @@ func (s *Spec) UseBackend(typ string) error {
 
 // useCalico makes a flannel lab one of Calico's: the network becomes the pool,
 // its subnets become blocks, and bridges go.
-func (s *Spec) useCalico() error {
+func (s *Spec) useCalico(typ string, e calico.Encapsulation) error {
 	n, err := backends.ParseNetwork(s.Network)
 	if err != nil {
 		return err
 	}
 	for _, node := range s.Nodes {
 		if node.Agent != nil {
-			return fmt.Errorf("backend %s: %s runs an agent of its own, which speaks flannel's contract", calico.Routed, node.Name)
+			return fmt.Errorf("backend %s: %s runs an agent of its own, which speaks flannel's contract", typ, node.Name)
 		}
 	}
 	s.Network, s.LeaseTTL = nil, 0
-	s.Calico = &CalicoSpec{Pool: n.Network, BlockSize: n.SubnetLen, NATOutgoing: On}
+	s.Calico = &CalicoSpec{Pool: n.Network, BlockSize: n.SubnetLen, Encapsulation: string(e), NATOutgoing: On}
 	for i := range s.Nodes {
 		s.Nodes[i].Bridge, s.Nodes[i].Wiring = "", ""
 	}

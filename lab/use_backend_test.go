@@ -19,6 +19,8 @@ nodes: {node1: {}, node2: {}}
 		{"host-gw", 1500, ""},
 		{"HOST-GW", 1500, ""},
 		{"calico-routed", 1500, ""},
+		{"calico-vxlan", 1450, ""},
+		{"calico-ipip", 1480, ""},
 		{"gre", 0, `"gre" is unknown; use one of host-gw`},
 	} {
 		t.Run(tt.backend, func(t *testing.T) {

@@ -36,8 +36,6 @@ func (v *validator) checkCalico() {
 		v.add(path, "calico: "+c.Field+": "+c.Text, c.Hint)
 	case special(v.calico.Pool):
 		v.add("calico.pool", fmt.Sprintf("calico: pool: %s is not for hosts", v.calico.Pool), "use one such as 10.244.0.0/16")
-	case v.calico.Encapsulation == calico.IPIP || v.calico.Encapsulation == calico.IPIPCrossSubnet:
-		v.add("calico.encapsulation", fmt.Sprintf("calico: encapsulation: %s is not built yet", v.calico.Encapsulation), "use VXLAN or VXLANCrossSubnet, or leave it out")
 	}
 	v.checkBGP()
 	v.calicoMTU()

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"labctl/backends"
+	"labctl/backends/calico"
 )
 
 // checks validates what `labctl test` is to assert.
@@ -91,8 +92,8 @@ func (v *validator) check(c checkScope, spec CheckSpec) {
 	if p := spec.Calls; p != nil {
 		c.endpoint("calls.from", p.From)
 		c.endpoint("calls.to", p.To)
-		if v.network != nil && v.network.BackendType != backends.DefaultBackendType {
-			c.problem("calls", "only agents of backend udp carry packets themselves", "")
+		if v.network != nil && v.network.BackendType != backends.DefaultBackendType || v.calico != nil && v.calico.Encapsulation.Device() != calico.IPIPDevice {
+			c.problem("calls", "only agents of backend udp, and of IPIP in user space, carry packets themselves", "")
 		}
 		if p.Most < 0 || p.Least < 0 || p.Most < p.Least {
 			c.problem("calls.most", fmt.Sprintf("no number is between %v and %v", p.Least, p.Most), "most: 0.5")

@@ -299,9 +299,9 @@ func checkRule(h Hook, r Rule) error {
 	switch {
 	case family == 128 && (r.SrcSet != "" || r.DstSet != ""):
 		return errors.New("mixes IPv4 and IPv6")
-	case r.Protocol != "" && r.Protocol != "tcp" && r.Protocol != "udp" && r.Protocol != "icmp":
-		return fmt.Errorf("protocol %q: not tcp, udp or icmp", r.Protocol)
-	case r.DstPort != 0 && (r.Protocol == "" || r.Protocol == "icmp"):
+	case r.Protocol != "" && protocols[r.Protocol] == 0:
+		return fmt.Errorf("protocol %q: not tcp, udp, icmp or ipip", r.Protocol)
+	case r.DstPort != 0 && r.Protocol != "tcp" && r.Protocol != "udp":
 		return errors.New("destination port without a protocol")
 	case r.DstPortEnd != 0 && (r.DstPort == 0 || r.DstPortEnd < r.DstPort):
 		return fmt.Errorf("ports %d to %d: not a range", r.DstPort, r.DstPortEnd)

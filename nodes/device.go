@@ -15,6 +15,7 @@ import (
 // Device is a network device that may be a host's underlay.
 type Device struct {
 	Name  string
+	Kind  string // veth, ipip, tuntap ...
 	MTU   int
 	Addrs []netip.Prefix // IPv4, the most lasting first; deprecated ones are left out
 }
@@ -38,7 +39,7 @@ func (n *Namespace) Devices() ([]Device, error) {
 	devices := make([]Device, 0, len(links))
 	slices.SortFunc(links, func(a, b netlink.Link) int { return cmp.Compare(a.Attrs().Index, b.Attrs().Index) })
 	for _, l := range links {
-		d := Device{Name: l.Attrs().Name, MTU: l.Attrs().MTU}
+		d := Device{Name: l.Attrs().Name, Kind: l.Type(), MTU: l.Attrs().MTU}
 		for _, a := range all {
 			if a.LinkIndex == l.Attrs().Index && a.Flags&unix.IFA_F_DEPRECATED == 0 {
 				d.Addrs = append(d.Addrs, prefixOf(a.IPNet))

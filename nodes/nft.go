@@ -1,6 +1,10 @@
 package nodes
 
-import "net/netip"
+import (
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
 
 // Table is an nftables table that belongs to the owner whole: whatever else
 // is found in it is removed, and a table is replaced in one transaction.
@@ -63,6 +67,9 @@ const (
 	New                               // begins a flow
 )
 
+// protocols are the IP protocols that rules can match, by name.
+var protocols = map[string]byte{"tcp": unix.IPPROTO_TCP, "udp": unix.IPPROTO_UDP, "icmp": unix.IPPROTO_ICMP, "ipip": unix.IPPROTO_IPIP}
+
 // Rule matches when all of its non-zero conditions hold, counts the packet,
 // and gives the verdict.
 type Rule struct {
@@ -77,7 +84,7 @@ type Rule struct {
 	Mark           uint32         // with MarkMask: mark & MarkMask == Mark; MarkMask 0: no condition
 	MarkMask       uint32
 	Local          bool   // destination is one of the host's own addresses (fib daddr type local)
-	Protocol       string // "tcp", "udp" or "icmp"; "" any
+	Protocol       string // "tcp", "udp", "icmp" or "ipip"; "" any
 	DstPort        uint16 // needs Protocol tcp or udp
 	DstPortEnd     uint16 // with DstPort: the last one of a range; 0: DstPort alone
 	Verdict        Verdict

@@ -381,8 +381,7 @@ func (r Rule) exprs() []expr.Any {
 		load(&expr.Fib{Register: 1, ResultADDRTYPE: true, FlagDADDR: true}, expr.CmpOpEq, binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL))
 	}
 	if r.Protocol != "" {
-		proto := map[string]byte{"tcp": unix.IPPROTO_TCP, "udp": unix.IPPROTO_UDP, "icmp": unix.IPPROTO_ICMP}[r.Protocol]
-		meta(expr.MetaKeyL4PROTO, expr.CmpOpEq, []byte{proto})
+		meta(expr.MetaKeyL4PROTO, expr.CmpOpEq, []byte{protocols[r.Protocol]})
 	}
 	port := &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2}
 	switch {

@@ -225,15 +225,10 @@ func (s ConnState) String() string {
 }
 
 func protocolName(p byte) string {
-	switch p {
-	case unix.IPPROTO_ICMP:
-		return "icmp"
-	case unix.IPPROTO_TCP:
-		return "tcp"
-	case unix.IPPROTO_UDP:
-		return "udp"
-	case unix.IPPROTO_IPIP:
-		return "ipip"
+	for name, n := range protocols {
+		if n == p {
+			return name
+		}
 	}
 	return fmt.Sprint(p)
 }

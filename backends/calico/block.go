@@ -31,8 +31,8 @@ type attribute struct {
 // newAttribute is of a container's address, or of the host's tunnel device.
 func newAttribute(host, name string) attribute {
 	second := map[string]string{attrNode: host, attrPod: name}
-	if typ := tunnelType(name); typ != "" {
-		second = map[string]string{attrNode: host, attrType: typ}
+	if t, ok := tunnels[name]; ok {
+		second = map[string]string{attrNode: host, attrType: t.typ}
 	}
 	return attribute{handle(host, name), second}
 }
@@ -40,21 +40,25 @@ func newAttribute(host, name string) attribute {
 // allocation is what the attribute says of an address.
 func (at attribute) allocation(a netip.Addr) Allocation {
 	name := at.Secondary[attrPod]
-	for _, dev := range []string{VXLANDevice} {
-		if at.Secondary[attrType] == tunnelType(dev) {
-			name = dev
+	for tunnel, in := range tunnels {
+		if at.Secondary[attrType] == in.typ {
+			name = tunnel
 		}
 	}
 	return Allocation{a, at.Secondary[attrNode], name}
 }
 
-// tunnelType is what IPAM calls the address of a tunnel device; "" for the
-// name of a container, which never has a dot.
-func tunnelType(name string) string {
-	if name == VXLANDevice {
-		return "vxlanTunnelAddress"
-	}
-	return ""
+// The names of tunnel devices among those of containers; see
+// Encapsulation.TunnelName.
+const (
+	vxlanTunnel = "vxlan.calico"
+	ipipTunnel  = "ipip.calico"
+)
+
+// tunnels is how the address of a tunnel device, by its name, stands in IPAM.
+var tunnels = map[string]struct{ handle, typ string }{
+	vxlanTunnel: {"vxlan-tunnel-addr-", "vxlanTunnelAddress"},
+	ipipTunnel:  {"ipip-tunnel-addr-", "ipipTunnelAddress"},
 }
 
 // What Secondary has.
@@ -164,8 +168,8 @@ func (b *Block) ordinal(a netip.Addr) int {
 
 // handle is what a container's addresses are found by, or a tunnel device's.
 func handle(host, name string) string {
-	if name == VXLANDevice {
-		return "vxlan-tunnel-addr-" + host
+	if t, ok := tunnels[name]; ok {
+		return t.handle + host
 	}
 	return host + "." + name
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"labctl/backends/internal/ipip"
 	"labctl/nodes"
 )
 
@@ -83,10 +84,25 @@ func Encapsulations() []Encapsulation {
 }
 
 // Device is the tunnel device of each host, "" for None. It has an address of
-// its own, which IPAM gives to a Claim of this name.
+// its own, which IPAM gives to a Claim of TunnelName.
 func (e Encapsulation) Device() string {
-	if e.vxlan() {
+	switch {
+	case e.vxlan():
 		return VXLANDevice
+	case e.ipip():
+		return IPIPDevice
+	}
+	return ""
+}
+
+// TunnelName is what the tunnel device is called among the claims of a host's
+// containers, whose names have no dot; "" for None.
+func (e Encapsulation) TunnelName() string {
+	switch {
+	case e.vxlan():
+		return vxlanTunnel
+	case e.ipip():
+		return ipipTunnel
 	}
 	return ""
 }
@@ -98,7 +114,7 @@ func (e Encapsulation) vxlan() bool { return e == VXLAN || e == VXLANCrossSubnet
 func (e Encapsulation) overhead() int {
 	switch {
 	case e.ipip():
-		return 20 // outer IP
+		return ipip.Overhead
 	case e.vxlan():
 		return 50 // outer IP 20, UDP 8, VXLAN 8, inner Ethernet 14
 	}
@@ -151,6 +167,8 @@ func (c Config) Check() error {
 		return bad("encapsulation", "use one of "+join(Encapsulations()), "%q is unknown", c.Encapsulation)
 	case !slices.Contains(Sources(), c.Routes):
 		return bad("routes", "use one of "+join(Sources()), "%q is unknown", c.Routes)
+	case c.Routes == BGP && c.Encapsulation != None:
+		return bad("routes", "use routes: store, whose agents make such routes in Calico, too", "by BGP only without encapsulation, and here it is %s", c.Encapsulation)
 	case c.MaxBlocks < 1:
 		return bad("maxBlocksPerHost", "use 1 or more; 20 is Calico's default", "%d leaves a host without addresses", c.MaxBlocks)
 	}

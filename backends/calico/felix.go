@@ -35,6 +35,7 @@ type Host struct {
 	Remotes  []Remote       // of other hosts; those that somebody else makes routes for are left out
 	Name     string         // which the MAC of the VXLAN device follows from
 	Tunnel   netip.Addr     // of our own tunnel device; invalid while it has none
+	InKernel bool           // the kernel wraps; only of IPIP is that a question
 }
 
 // Desired is all there is to a host of a Calico network: a route to each
@@ -45,7 +46,7 @@ type Host struct {
 //	172.17.9.0/24 via 192.168.100.101 dev eth0 onlink     another host's block
 //	blackhole 172.17.8.0/24                               nobody's, else it went to the default route, and came back
 //
-// Where packets are wrapped there is the VXLAN device besides; see vtep.
+// Where packets are wrapped there is a tunnel device besides; see vtep and tunl.
 //
 // Problems are remotes without a way; they cost nobody else a route.
 func Desired(h Host) (s nodes.State, problems []error) {
@@ -58,8 +59,14 @@ func Desired(h Host) (s nodes.State, problems []error) {
 			s.Routes = append(s.Routes, nodes.Route{Dst: b, Kind: nodes.Blackhole})
 		}
 	}
-	if h.Encapsulation.vxlan() {
+	switch e := h.Encapsulation; {
+	case e.vxlan():
 		problems = append(problems, h.vtep(&s)...)
+	case e.ipip():
+		h.tunl(&s)
+	}
+	if dev := h.Encapsulation.Device(); dev != "" && h.Tunnel.IsValid() {
+		s.Addrs = append(s.Addrs, nodes.Addr{Dev: dev, Prefix: single(h.Tunnel)})
 	}
 	for _, r := range h.Remotes {
 		switch h.Encapsulation.Way(h.Underlay, r.NextHop) {
@@ -69,6 +76,8 @@ func Desired(h Host) (s nodes.State, problems []error) {
 			if r.Tunnel.IsValid() {
 				s.Routes = append(s.Routes, nodes.Route{Dst: r.Dst, Via: r.Tunnel, Dev: VXLANDevice, OnLink: true})
 			}
+		case ByIPIP:
+			s.Routes = append(s.Routes, nodes.Route{Dst: r.Dst, Via: r.NextHop, Dev: IPIPDevice, OnLink: true})
 		default:
 			problems = append(problems, fmt.Errorf("%s of %s: next hop %s is not on-link: %s is in %s; put all hosts on one segment, or set an encapsulation",
 				r.Dst, r.Host, r.NextHop, h.Underlay.Dev, h.Underlay.Prefix.Masked()))

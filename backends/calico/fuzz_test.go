@@ -7,6 +7,7 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
 	"labctl/backends"
+	"labctl/backends/internal/datapath"
 	"labctl/nodes"
 )
 
@@ -21,8 +22,13 @@ func FuzzSnapshot(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	n := Node{Name: "node2", Address: netip.MustParsePrefix("192.168.50.2/24"), Tunnel: netip.MustParseAddr("10.244.2.1"), Labels: map[string]string{"a": "b"}}
+	n := Node{Name: "node2", Address: netip.MustParsePrefix("192.168.50.2/24"), Tunnel: netip.MustParseAddr("10.244.2.1"), Device: VXLANDevice, Labels: map[string]string{"a": "b"}}
 	node, err := n.value()
+	if err != nil {
+		f.Fatal(err)
+	}
+	n.Device = IPIPDevice
+	ipipNode, err := n.value()
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -31,11 +37,19 @@ func FuzzSnapshot(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	config, err := Config{Pool: netip.MustParsePrefix("10.244.0.0/16"), BlockSize: 29, Encapsulation: VXLANCrossSubnet, Routes: FromStore, NATOutgoing: true, MaxBlocks: 20}.values()
+	c := Config{Pool: netip.MustParsePrefix("10.244.0.0/16"), BlockSize: 29, Encapsulation: VXLANCrossSubnet, Routes: FromStore, NATOutgoing: true, MaxBlocks: 20}
+	config, err := c.values()
+	if err != nil {
+		f.Fatal(err)
+	}
+	c.Encapsulation = IPIP
+	wrapped, err := c.values()
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Add("10.244.2.0-29", v, "node2", Confirmed.value(), node, workload, config[poolKey])
+	f.Add("10.244.2.0-29", v, "node2", Confirmed.value(), ipipNode, workload, wrapped[poolKey])
+	f.Add("10.244.2.0-29", v, "node2", Confirmed.value(), `{"metadata":{"name":"node2"},"spec":{"bgp":{"ipv4Address":"::ffff:10.0.0.1/120","ipv4IPIPTunnelAddr":"fd00::2"}}}`, workload, wrapped[poolKey])
 	f.Add("10.244.2.0-29", v, "node3", Pending.value(), node, workload, config[poolKey])
 	f.Add("fd00::-125", `{"cidr":"fd00::/125","affinity":"host:node2","allocations":[null,null,null,null,null,null,null,null],"unallocated":[0,0,1]}`, "node2", Confirmed.value(), node, workload, config[poolKey])
 	f.Add("10.0.0.0-31", `{"cidr":"10.0.0.0/31","allocations":[0,null],"unallocated":[1,1],"attributes":[{"handle_id":"x"}]}`, "", `{}`,
@@ -58,7 +72,7 @@ func FuzzSnapshot(f *testing.F) {
 			return
 		}
 		remotes, _ := s.Remotes("node1")
-		h := Host{Config: s.Config, Name: "node1", Remotes: remotes, Blocks: s.BlocksOf("node1"), Tunnel: netip.MustParseAddr("10.244.1.1"),
+		h := Host{Config: s.Config, Name: "node1", Remotes: remotes, Blocks: s.BlocksOf("node1"), Tunnel: netip.MustParseAddr("10.244.1.1"), InKernel: true,
 			Underlay: nodes.Underlay{Dev: "eth0", Addr: netip.MustParseAddr("192.168.50.1"), Prefix: netip.MustParsePrefix("192.168.50.1/24"), MTU: 1500}}
 		for _, w := range s.Workloads {
 			if w.Host == "node1" {
@@ -68,6 +82,9 @@ func FuzzSnapshot(f *testing.F) {
 		st, _ := Desired(h)
 		if err := nodes.Check(st); err != nil {
 			t.Errorf("what the store says is no state: %v", err)
+		}
+		if s.Config.Encapsulation.ipip() {
+			(&IPIPPath{&datapath.Path{}}).Set(h)
 		}
 		for _, n := range s.Nodes {
 			s.Registered(n, s.Workloads)

@@ -15,7 +15,7 @@ import (
 
 // Claim asks for an address for one container, or for the host's tunnel device.
 type Claim struct {
-	Name string     // a container's, or Encapsulation.Device
+	Name string     // a container's, or Encapsulation.TunnelName
 	Addr netip.Addr // the one that it must be; invalid: any
 }
 

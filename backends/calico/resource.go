@@ -2,6 +2,7 @@ package calico
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -212,7 +213,8 @@ func parseConfig(get func(key string) []byte) (Config, error) {
 type Node struct {
 	Name    string
 	Address netip.Prefix // on the underlay, with the length of its segment's prefix
-	Tunnel  netip.Addr   // of its VXLAN device; invalid while it has none
+	Tunnel  netip.Addr   // of its tunnel device; invalid while it has none
+	Device  string       // whose address Tunnel is: VXLANDevice or IPIPDevice
 	Labels  map[string]string
 }
 
@@ -223,18 +225,40 @@ type nodeSpec struct {
 
 type nodeBGP struct {
 	IPv4Address netip.Prefix `json:"ipv4Address"`
+	IPIPAddr    netip.Addr   `json:"ipv4IPIPTunnelAddr,omitzero"`
 }
 
 func (n Node) value() (string, error) {
-	return encode("Node", metadata{Name: n.Name, Labels: n.Labels}, nodeSpec{nodeBGP{n.Address}, n.Tunnel})
+	spec := nodeSpec{BGP: nodeBGP{IPv4Address: n.Address}}
+	switch n.Device {
+	case VXLANDevice:
+		spec.VXLANAddr = n.Tunnel
+	case IPIPDevice:
+		spec.BGP.IPIPAddr = n.Tunnel
+	}
+	return encode("Node", metadata{Name: n.Name, Labels: n.Labels}, spec)
 }
 
 func parseNode(value []byte) (Node, error) {
 	m, spec, err := decode[nodeSpec](value)
-	if err == nil && !spec.BGP.IPv4Address.IsValid() {
-		err = fmt.Errorf("no spec.bgp.ipv4Address")
+	switch a := spec.BGP.IPv4Address; {
+	case err != nil:
+	case !a.IsValid():
+		err = errors.New("no spec.bgp.ipv4Address")
+	case !a.Addr().Is4():
+		err = fmt.Errorf("spec.bgp.ipv4Address %s is not IPv4", a)
 	}
-	return Node{Name: m.Name, Address: spec.BGP.IPv4Address, Tunnel: spec.VXLANAddr, Labels: m.Labels}, err
+	n := Node{Name: m.Name, Address: spec.BGP.IPv4Address, Labels: m.Labels}
+	switch {
+	case spec.VXLANAddr.IsValid():
+		n.Tunnel, n.Device = spec.VXLANAddr, VXLANDevice
+	case spec.BGP.IPIPAddr.IsValid():
+		n.Tunnel, n.Device = spec.BGP.IPIPAddr, IPIPDevice
+	}
+	if err == nil && n.Device != "" && !n.Tunnel.Is4() {
+		err = fmt.Errorf("%s's address %s is not IPv4", n.Device, n.Tunnel)
+	}
+	return n, err
 }
 
 // Workload is a container with its address, as the others know it.

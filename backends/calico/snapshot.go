@@ -140,7 +140,7 @@ func (s Snapshot) Node(name string) *Node {
 // Registered says whether the store has a host and these of its containers,
 // and none besides.
 func (s Snapshot) Registered(n Node, containers []Workload) bool {
-	if has := s.Node(n.Name); has == nil || has.Address != n.Address || has.Tunnel != n.Tunnel {
+	if has := s.Node(n.Name); has == nil || has.Address != n.Address || has.Tunnel != n.Tunnel || has.Device != n.Device {
 		return false
 	}
 	want := map[string]Workload{}

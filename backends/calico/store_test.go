@@ -355,7 +355,7 @@ func TestConfigAndWatch(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	want := config("10.1.0.0/16", 26)
-	want.NATOutgoing, want.StrictAffinity, want.Encapsulation, want.Routes = true, true, calico.VXLANCrossSubnet, calico.BGP
+	want.NATOutgoing, want.StrictAffinity, want.Routes = true, true, calico.BGP
 	go func() { _ = s.PutConfigOnce(ctx, want) }() // and its loss is seen below
 	got, err := s.WaitConfig(ctx)
 	if err != nil || got != want {

@@ -37,9 +37,6 @@ func (h Host) vtep(s *nodes.State) (problems []error) {
 		LinkAttrs: nodes.LinkAttrs{Name: VXLANDevice, MTU: h.MTU(h.Underlay), MAC: mac},
 		VNI:       vxlanVNI, Port: vxlanPort, Local: h.Underlay.Addr, Dev: h.Underlay.Dev,
 	})
-	if h.Tunnel.IsValid() {
-		s.Addrs = append(s.Addrs, nodes.Addr{Dev: VXLANDevice, Prefix: single(h.Tunnel)})
-	}
 	seen := map[netip.Addr]bool{}
 	for _, r := range h.Remotes {
 		if h.Encapsulation.Way(h.Underlay, r.NextHop) != ByVXLAN || seen[r.NextHop] {

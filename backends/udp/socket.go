@@ -8,10 +8,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// socketBuffer is room for what arrives while the receiving thread is busy:
-// many times the default, which is less than three datagrams of 64 KiB.
-const socketBuffer = 4 << 20
-
 // openSocket opens the socket that all datagrams go through, in the network
 // namespace of the calling thread. Its port is the source port, too.
 //
@@ -28,12 +24,6 @@ func openSocket(local netip.AddrPort) (int, error) {
 	// Never fragment: who sent a packet that is too big learns it by ICMP.
 	if err := unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DO); err != nil {
 		return fail("path MTU discovery", err, "")
-	}
-	for _, o := range [][2]int{{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}, {unix.SO_SNDBUFFORCE, unix.SO_SNDBUF}} {
-		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, o[0], socketBuffer) != nil {
-			// As much as an ordinary user is allowed; the kernel cuts it without a word.
-			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, o[1], socketBuffer)
-		}
 	}
 	err = unix.Bind(fd, &unix.SockaddrInet4{Port: int(local.Port()), Addr: local.Addr().As4()})
 	switch {

@@ -25,7 +25,7 @@ func TestBuiltInLabs(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			forUsers(t, func(t *testing.T, u user) {
-				if usesUDP(t, builtIn(t, name)) && u.deniedTUN(t, name) {
+				if usesTUN(t, builtIn(t, name)) && u.deniedTUN(t, name) {
 					return
 				}
 				if len(builtIn(t, name).Faults) > 0 { // which are played after the checks

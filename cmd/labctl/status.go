@@ -137,6 +137,10 @@ func (a *app) printStatus(st *lab.Status) error {
 	if managed {
 		header = slices.Insert(header, 3, "MANAGEMENT")
 	}
+	tunnels := slices.ContainsFunc(st.Nodes, func(n lab.NodeStatus) bool { return n.Tunnel != "" })
+	if tunnels {
+		header = append(header, "TUNNEL")
+	}
 	agents := wide || slices.ContainsFunc(st.Nodes, otherAgent)
 	if agents {
 		header = append(header, "AGENT")
@@ -158,6 +162,9 @@ func (a *app) printStatus(st *lab.Status) error {
 			strconv.Itoa(n.Peers), drift, dash(strings.Join(cs, " "))}
 		if managed {
 			row = slices.Insert(row, 3, dash(n.Management))
+		}
+		if tunnels {
+			row = append(row, dash(n.Tunnel))
 		}
 		if agents {
 			row = append(row, dash(n.Agent))

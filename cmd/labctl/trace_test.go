@@ -42,10 +42,10 @@ func TestTraceSeesWhatTcpdumpSees(t *testing.T) {
 	t.Parallel()
 	needTool(t, "tcpdump")
 	u := needRoot(t, "in a user namespace tcpdump cannot change to its own user and gives up")
-	for _, file := range []string{"flannel-vxlan", "flannel-host-gw", "flannel-udp", "flannel-vxlan-racks", "flannel-docker0", "calico-routed", "calico-vxlan-crosssubnet"} {
+	for _, file := range []string{"flannel-vxlan", "flannel-host-gw", "flannel-udp", "flannel-vxlan-racks", "flannel-docker0", "calico-routed", "calico-vxlan-crosssubnet", "calico-ipip"} {
 		t.Run(file, func(t *testing.T) {
 			t.Parallel()
-			if usesUDP(t, builtIn(t, file)) && u.deniedTUN(t, file) {
+			if usesTUN(t, builtIn(t, file)) && u.deniedTUN(t, file) {
 				return
 			}
 			l := u.up(t, file)
@@ -271,7 +271,7 @@ func TestTraceNamesFaults(t *testing.T) {
 
 func testTracedFaults(t *testing.T, file string, all []tracedFault) {
 	forUsers(t, func(t *testing.T, u user) {
-		if usesUDP(t, builtIn(t, file)) && u.deniedTUN(t, file) {
+		if usesTUN(t, builtIn(t, file)) && u.deniedTUN(t, file) {
 			return
 		}
 		l := u.up(t, file)

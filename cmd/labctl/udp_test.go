@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 	"labctl/backends"
+	"labctl/backends/calico"
 	"labctl/lab"
 )
 
@@ -39,16 +40,24 @@ func (u user) deniedTUN(t *testing.T, file string) bool {
 	return true
 }
 
-func usesUDP(t *testing.T, spec *lab.Spec) bool {
+// usesTUN says whether agents of the lab carry packets themselves.
+func usesTUN(t *testing.T, spec *lab.Spec) bool {
 	t.Helper()
 	if len(spec.Network) == 0 {
-		return false
+		return spec.Calico != nil && strings.HasPrefix(spec.Calico.Encapsulation, string(calico.IPIP)) && !kernelIPIP()
 	}
 	n, err := backends.ParseNetwork(spec.Network)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return n.BackendType == "udp"
+}
+
+// kernelIPIP says whether new namespaces have the kernel's IPIP device, as this
+// one then has, too.
+func kernelIPIP() bool {
+	_, err := os.Stat("/sys/class/net/" + calico.IPIPDevice)
+	return err == nil
 }
 
 // udpFile writes a lab of two hosts with the backend's options.

@@ -47,19 +47,15 @@ const (
 
 // system makes the host a part of a network. What is the same whatever the
 // network is the Agent's: the stream to the supervisor, the reconciler, the
-// report. All methods are called once, in this order, but traffic.
+// report. All methods are called once, in this order.
 type system interface {
 	// join waits for the network's configuration and takes what the host needs
-	// out of the store. It returns on whose behalf the kernel is changed.
+	// out of the store. It returns on whose behalf the kernel is changed, and
+	// leaves in Agent.beside what is no kernel state.
 	join(ctx context.Context, client *clientv3.Client) (nodes.Owner, error)
-	// carry runs what is no kernel state, beside follow, until ctx ends.
-	carry(ctx context.Context) error
 	// follow keeps what the host has, and calls Agent.want with each state that
 	// the store asks for, until ctx ends.
 	follow(ctx context.Context) error
-	// traffic is what carry has carried; nil when it carries nothing. The
-	// caller holds Agent.mu.
-	traffic() *backends.Traffic
 }
 
 // newSystem is the one that the configuration asks for.
@@ -80,7 +76,8 @@ type Agent struct {
 	system   system
 	underlay nodes.Underlay
 	calls    storeCalls
-	ordered  chan struct{} // capacity 1: there is an order to look at
+	ordered  chan struct{}                 // capacity 1: there is an order to look at
+	beside   []func(context.Context) error // what runs beside system.follow, until the context ends
 
 	mu         sync.Mutex        // guards all below
 	reconciler *nodes.Reconciler // set once
@@ -94,6 +91,7 @@ type Agent struct {
 	lease      *backends.Held         // flannel's; nil before the first
 	teller     teller
 	speaker    *speaker // nil without BGP, and before it is started
+	path       path     // nil while the kernel forwards; set once
 }
 
 // leasesKnown tells sets of leases, or of hosts and their blocks, apart.
@@ -183,11 +181,13 @@ func Run(ctx context.Context, c Config) error {
 			cancel(err)
 		}
 	})
-	wg.Go(func() {
-		if err := a.system.carry(ctx); err != nil {
-			cancel(err)
-		}
-	})
+	for _, run := range a.beside {
+		wg.Go(func() {
+			if err := run(ctx); err != nil {
+				cancel(err)
+			}
+		})
+	}
 	wg.Go(func() {
 		for {
 			select {
@@ -234,7 +234,7 @@ func (a *Agent) obey(store chan<- struct{}) {
 		detail := speaker.obey(o, a.Log)
 		a.mu.Lock()
 		if o.Ask != a.report.Answered {
-			a.report.Traffic, a.report.Answered = a.system.traffic(), o.Ask
+			a.report.Traffic, a.report.Answered = a.traffic(), o.Ask
 			if detail != nil {
 				a.report.BGP = detail
 			}

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"labctl/backends"
 	"labctl/backends/calico"
 	"labctl/nodes"
 )
@@ -23,6 +22,7 @@ type calicoSystem struct {
 	config calico.Config
 	last   map[string]netip.Addr // the containers' addresses, by name
 	bgp    *speaker              // nil where routes come from the store
+	ipip   *calico.IPIPPath      // nil where the kernel wraps, or nothing is wrapped
 }
 
 var _ system = (*calicoSystem)(nil)
@@ -40,6 +40,10 @@ func (c *calicoSystem) join(ctx context.Context, client *clientv3.Client) (nodes
 		if c.bgp, err = c.newSpeaker(); err != nil {
 			return nodes.Owner{}, err
 		}
+		c.beside = append(c.beside, func(ctx context.Context) error { return c.bgp.run(ctx, c.Agent) })
+	}
+	if err := c.openTunnel(); err != nil {
+		return nodes.Owner{}, err
 	}
 	o := nodes.Owner{Name: "labctl agent", Protocol: calico.Protocol}
 	if dev := c.config.Encapsulation.Device(); dev != "" {
@@ -48,20 +52,38 @@ func (c *calicoSystem) join(ctx context.Context, client *clientv3.Client) (nodes
 	return o, ctx.Err()
 }
 
-// carry runs the BGP speaker, if there is one: the kernel forwards.
-func (c *calicoSystem) carry(ctx context.Context) error {
-	if c.bgp == nil {
+// openTunnel finds out who wraps packets where that is by IPIP: the kernel, or
+// a path of our own.
+func (c *calicoSystem) openTunnel() error {
+	if c.config.Encapsulation.Device() != calico.IPIPDevice {
 		return nil
 	}
-	return c.bgp.run(ctx, c.Agent)
+	ns, err := nodes.CurrentNamespace(c.Node)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	devices, err := ns.Devices()
+	if err != nil {
+		return err
+	}
+	if calico.IPIPInKernel(devices) {
+		c.update(func(r *Report) { r.Tunnel = calico.KernelIPIP })
+		return nil
+	}
+	c.update(func(r *Report) { r.Tunnel = calico.UserspaceIPIP })
+	c.ipip, err = calico.OpenIPIP(c.config, c.underlay, c.Log)
+	return c.opened(c.ipip, err)
 }
-
-func (c *calicoSystem) traffic() *backends.Traffic { return nil }
 
 // node is this host as the others are to know it. tunnel is the address of its
 // tunnel device, invalid without one.
 func (c *calicoSystem) node(tunnel netip.Addr) calico.Node {
-	return calico.Node{Name: c.Node, Address: c.underlay.Prefix, Tunnel: tunnel}
+	n := calico.Node{Name: c.Node, Address: c.underlay.Prefix}
+	if tunnel.IsValid() {
+		n.Tunnel, n.Device = tunnel, c.config.Encapsulation.Device()
+	}
+	return n
 }
 
 // containers are those of the last order.
@@ -76,8 +98,8 @@ func (c *calicoSystem) containers() []Container {
 // the store has forgotten. The device is first, as it is in a host's life.
 func (c *calicoSystem) claims(containers []Container) []calico.Claim {
 	var all []calico.Claim
-	if dev := c.config.Encapsulation.Device(); dev != "" {
-		all = append(all, calico.Claim{Name: dev, Addr: c.last[dev]})
+	if name := c.config.Encapsulation.TunnelName(); name != "" {
+		all = append(all, calico.Claim{Name: name, Addr: c.last[name]})
 	}
 	for _, k := range containers {
 		a := k.Addr
@@ -91,7 +113,7 @@ func (c *calicoSystem) claims(containers []Container) []calico.Claim {
 
 // parts are the addresses for claims: the tunnel device's, and the containers'.
 func (c *calicoSystem) parts(addrs []netip.Addr) (tunnel netip.Addr, containers []netip.Addr) {
-	if c.config.Encapsulation.Device() == "" {
+	if c.config.Encapsulation.TunnelName() == "" {
 		return netip.Addr{}, addrs
 	}
 	return addrs[0], addrs[1:]
@@ -205,7 +227,7 @@ func (c *calicoSystem) follow(ctx context.Context) error {
 
 // set gives the reconciler what the store asks for.
 func (c *calicoSystem) set(snap calico.Snapshot) {
-	h := calico.Host{Config: c.config, Name: c.Node, Underlay: c.underlay, Blocks: snap.BlocksOf(c.Node)}
+	h := calico.Host{Config: c.config, Name: c.Node, Underlay: c.underlay, Blocks: snap.BlocksOf(c.Node), InKernel: c.ipip == nil}
 	var has []Container
 	containers := c.containers()
 	tunnel, own := c.parts(snap.Addresses(c.Node, c.claims(containers)))
@@ -222,6 +244,9 @@ func (c *calicoSystem) set(snap calico.Snapshot) {
 	} else {
 		c.announce(snap)
 		c.await(snap)
+	}
+	if c.ipip != nil {
+		c.ipip.Set(h)
 	}
 	st, more := calico.Desired(h)
 	problems = append(problems, more...)

@@ -30,6 +30,9 @@ type Report struct {
 	Subnet  netip.Prefix `json:"subnet,omitzero"`
 	MTU     int          `json:"mtu,omitempty"`
 	VTEPMAC string       `json:"vtepMAC,omitempty"`
+	// Tunnel says what wraps packets, and who: the kernel or the agent itself.
+	// It is told where it can be either.
+	Tunnel string `json:"tunnel,omitempty"`
 	// Blocks and Containers are the host's in a Calico network: what it answers
 	// for, and who has which address.
 	Blocks     []netip.Prefix `json:"blocks,omitempty"`

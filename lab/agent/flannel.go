@@ -27,7 +27,7 @@ type flannelSystem struct {
 	store   *backends.Store
 	network backends.Network
 	backend backends.Backend
-	path    backends.Path  // nil when the kernel forwards; set once, under mu
+	carries backends.Path  // nil when the kernel forwards
 	first   *backends.Held // the lease that join took
 	again   bool           // an agent was here before: the lab does not only begin
 }
@@ -61,8 +61,11 @@ func (a *flannelSystem) join(ctx context.Context, client *clientv3.Client) (node
 		return none, err
 	}
 	l := a.first.Lease()
-	if err := a.openPath(l); err != nil {
-		return none, err
+	if c, ok := a.backend.(backends.Carrier); ok {
+		a.carries, err = c.Open(l, a.underlay, a.Log)
+		if err := a.opened(a.carries, err); err != nil {
+			return none, err
+		}
 	}
 	return a.owner(l), nil
 }
@@ -236,8 +239,8 @@ func (a *flannelSystem) set(self backends.Lease, snap backends.Snapshot) {
 	for _, p := range problems {
 		a.Log.Warn("lease ignored", "err", p)
 	}
-	if a.path != nil {
-		a.path.Set(self, peers)
+	if a.carries != nil {
+		a.carries.Set(self, peers)
 	}
 	a.want(st, k, problems)
 }

@@ -10,14 +10,16 @@ import (
 	"labctl/backends"
 )
 
-// openPath opens the data path of a backend that carries packets itself; for
-// any other it does nothing.
-func (a *flannelSystem) openPath(l backends.Lease) error {
-	c, ok := a.backend.(backends.Carrier)
-	if !ok {
-		return nil
-	}
-	p, err := c.Open(l, a.underlay, a.Log)
+// path is a data path in user space, whatever its peers are: a backend's, or
+// Calico's IPIP.
+type path interface {
+	Run(ctx context.Context) error
+	Traffic() backends.Traffic
+}
+
+// opened takes the path that the host's packets go through once the agent runs.
+// err is why there is none.
+func (a *Agent) opened(p path, err error) error {
 	if err != nil {
 		err = fmt.Errorf("%s: %w", a.Node, err)
 		a.update(func(r *Report) { a.trouble, r.Unsupported = err.Error(), denied(err) })
@@ -29,6 +31,7 @@ func (a *flannelSystem) openPath(l backends.Lease) error {
 	a.mu.Lock()
 	a.path = p
 	a.mu.Unlock()
+	a.beside = append(a.beside, p.Run)
 	a.update(func(r *Report) { r.Traffic = a.traffic() })
 	return nil
 }
@@ -39,17 +42,9 @@ func denied(err error) bool {
 		errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EOPNOTSUPP)
 }
 
-// carry runs the data path until ctx ends.
-func (a *flannelSystem) carry(ctx context.Context) error {
-	if a.path == nil {
-		return nil
-	}
-	return a.path.Run(ctx)
-}
-
-// traffic is what the data path carried so far. The caller holds mu, or is the
-// one who opened the path.
-func (a *flannelSystem) traffic() *backends.Traffic {
+// traffic is what the path carried so far; nil without one. The caller holds
+// mu, or is the one who opened the path.
+func (a *Agent) traffic() *backends.Traffic {
 	if a.path == nil {
 		return nil
 	}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"labctl/backends/calico"
 	"labctl/backends/catalogue"
 	"labctl/lab"
 )
@@ -42,8 +43,10 @@ nodes:
 `
 
 // others are backends that are not flannel's, which lab.Spec.UseBackend knows.
-var others = []struct{ name, about string }{
-	{"calico-routed", "hosts that route; containers have a /32 and no bridge, nothing is wrapped"},
+var others = map[string]string{
+	calico.Routed:  "hosts that route; containers have a /32 and no bridge, nothing is wrapped",
+	"calico-vxlan": "the same, wrapped by a kernel VXLAN device",
+	"calico-ipip":  "the same, wrapped in another IP header, by the kernel where it can",
 }
 
 // baselines show what the machine can do: without any container network.
@@ -154,9 +157,7 @@ func (c Choice) contestants() ([]Entry, error) {
 		for _, i := range catalogue.All() {
 			backends = append(backends, i.Type)
 		}
-		for _, o := range others {
-			backends = append(backends, o.name)
-		}
+		backends = append(backends, calico.Routed)
 	}
 	var all []Entry
 	for _, b := range backends {
@@ -210,12 +211,7 @@ func aboutBackend(name string) string {
 			return i.Summary
 		}
 	}
-	for _, o := range others {
-		if o.name == name {
-			return o.about
-		}
-	}
-	return ""
+	return others[name]
 }
 
 func entry(name string, f File) Entry {

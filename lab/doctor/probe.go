@@ -11,6 +11,7 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+	"labctl/backends/calico"
 	"labctl/nodes"
 )
 
@@ -72,8 +73,19 @@ func Probe(ctx context.Context, w io.Writer) error {
 			return "", apply(nodes.State{Sysctls: []nodes.Sysctl{{Key: "net/ipv4/ip_forward", Value: "1"}}})
 		})
 		errTUN := a.Do(openTUN)
-		try(Finding{Name: tun, For: "labs with flannel's udp backend", Cure: tunCure(tun, "/proc/misc", errTUN)}, func() (string, error) {
+		cure := tunCure(tun, "/proc/misc", errTUN)
+		try(Finding{Name: tun, For: "labs with flannel's udp backend", Cure: cure}, func() (string, error) {
 			return "", errTUN
+		})
+		try(Finding{Name: "ipip", For: "labs with Calico's IPIP", Cure: cure}, func() (string, error) {
+			devices, err := a.Devices()
+			if err != nil {
+				return "", err
+			}
+			if calico.IPIPInKernel(devices) {
+				return "the kernel's", nil
+			}
+			return "not in the kernel: agents carry the packets (TUN, raw sockets)", errTUN
 		})
 		try(Finding{Name: "raw sockets", Required: true, For: "ping and capture", Cure: "CAP_NET_RAW was taken away"}, func() (string, error) {
 			return "", a.Do(func() error {

@@ -32,6 +32,7 @@ var kinds = map[string]string{
 	"udp":           "network: {Network: 10.1.0.0/16, Backend: {Type: udp}}",
 	"host-gw":       "network: {Network: 10.1.0.0/16, Backend: {Type: host-gw}}",
 	"calico-routed": "calico: {pool: 10.1.0.0/16, blockSize: 24}",
+	"calico-ipip":   "calico: {pool: 10.1.0.0/16, blockSize: 24, encapsulation: IPIP}",
 }
 
 const hosts = `

@@ -41,8 +41,8 @@ func (s *Supervisor) newAgent(h *host) (*agentProcess, error) {
 		name: h.name, ns: h.ns, log: s.dir.Log(h.name), s: s, state: waiting,
 		argv: argv,
 		// One thread runs Go code at a time, unless whoever starts the lab has said
-		// otherwise: agents are many and each does little. udp, which does much,
-		// sets it by itself.
+		// otherwise: agents are many and each does little. A path in user space,
+		// which does much, sets it by itself.
 		env: append(os.Environ(), agent.ControlFD+"=3", "GOMAXPROCS=1"),
 	}
 	a.started = func(c *rpc.Conn) {

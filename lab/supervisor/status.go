@@ -106,7 +106,7 @@ func (s *Supervisor) hostStatus(h *host) lab.NodeStatus {
 			n.SubnetFile = s.dir.SubnetEnv(h.name)
 		}
 		n.Peers = max(r.Leases-1, 0)
-		n.VTEPMAC = r.VTEPMAC
+		n.VTEPMAC, n.Tunnel = r.VTEPMAC, r.Tunnel
 		n.Traffic = r.Traffic
 		n.BGP = r.BGP
 		n.Drift = append(n.Drift, drifts(h.name, r.Drift)...)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"labctl/backends/calico"
 	"labctl/lab"
 	"labctl/nodes"
 )
@@ -21,12 +22,13 @@ type network struct {
 	known  map[string]bool       // endpoints of the plan
 	routed map[string]bool       // containers with a link of their own to a host that routes
 	hosts  map[netip.Addr]string // nodes, by their planned address
-	// backend is flannel's Backend.Type.
-	backend string
+	// devices are those that agents read from and write to themselves, by node.
+	devices map[string]string
 	pool    netip.Prefix // of all containers
 }
 
-// lease is a row of the agents' table.
+// lease is a row of the agents' table: a subnet or block, or an address that a
+// host has borrowed.
 type lease struct {
 	node     string
 	subnet   netip.Prefix
@@ -36,7 +38,7 @@ type lease struct {
 
 // newNetwork reads plan and status. The tables come later.
 func newNetwork(p *lab.Plan, st *lab.Status) *network {
-	n := &network{peers: map[string]string{}, dead: map[string]bool{}, known: map[string]bool{}, routed: map[string]bool{}, hosts: map[netip.Addr]string{}, backend: p.Backend, pool: p.Pool}
+	n := &network{peers: map[string]string{}, dead: map[string]bool{}, known: map[string]bool{}, routed: map[string]bool{}, hosts: map[netip.Addr]string{}, devices: map[string]string{}, pool: p.Pool}
 	join := func(a, b string) { n.peers[a], n.peers[b] = b, a }
 	nic := func(endpoint string, c lab.NICPlan) { join(endpoint+":"+c.Name, c.Segment+":"+c.Port) }
 	for _, s := range p.Segments {
@@ -78,24 +80,36 @@ func newNetwork(p *lab.Plan, st *lab.Status) *network {
 				n.dead[h.Name+"."+c.Name] = true
 			}
 		}
+		switch {
+		case p.Backend == "udp":
+			n.devices[h.Name] = "flannel0"
+		case h.Tunnel == calico.UserspaceIPIP:
+			n.devices[h.Name] = calico.IPIPDevice
+		}
 		public, _ := netip.ParseAddr(h.PublicIP)
 		for _, s := range h.Subnets {
 			if subnet, err := netip.ParsePrefix(s); err == nil {
 				n.leases = append(n.leases, lease{h.Name, subnet.Masked(), public, h.AgentPid != 0})
 			}
 		}
+		for _, c := range h.Containers {
+			if a, err := netip.ParseAddr(c.IP); err == nil && !slices.ContainsFunc(n.leases, func(l lease) bool { return l.node == h.Name && l.subnet.Contains(a) }) {
+				n.leases = append(n.leases, lease{h.Name, netip.PrefixFrom(a, a.BitLen()), public, h.AgentPid != 0})
+			}
+		}
 	}
 	return n
 }
 
-// owner is the lease that an address belongs to.
+// owner is the lease that an address belongs to, the longest.
 func (n *network) owner(a netip.Addr) *lease {
-	for i := range n.leases {
-		if n.leases[i].subnet.Contains(a) {
-			return &n.leases[i]
+	var best *lease
+	for i, l := range n.leases {
+		if l.subnet.Contains(a) && (best == nil || l.subnet.Bits() > best.subnet.Bits()) {
+			best = &n.leases[i]
 		}
 	}
-	return nil
+	return best
 }
 
 // leaseOf is a node's.
@@ -224,12 +238,15 @@ func (n *network) wanted(endpoint string, a netip.Addr) (*nodes.TableRoute, stri
 // wantedTUN is the route to the agent's device on a node whose agent died: with
 // the agent went its device, the route, and whoever would report them missing.
 func (n *network) wantedTUN(endpoint string, a netip.Addr) (*nodes.TableRoute, string) {
-	const dev = "flannel0"
-	own, to := n.leaseOf(endpoint), n.owner(a)
-	if n.backend != "udp" || own == nil || own.alive || to == nil || to == own || n.link(endpoint, dev) != nil {
+	dev, own, to := n.devices[endpoint], n.leaseOf(endpoint), n.owner(a)
+	if dev == "" || own == nil || own.alive || to == nil || to.node == endpoint || n.link(endpoint, dev) != nil {
 		return nil, ""
 	}
-	return &nodes.TableRoute{Kind: "unicast", Dst: n.pool.Masked(), Dev: dev}, "missing route " + n.pool.String() + " dev " + dev
+	r := &nodes.TableRoute{Kind: "unicast", Dst: n.pool.Masked(), Dev: dev}
+	if dev == calico.IPIPDevice {
+		r.Dst, r.Via, r.OnLink = to.subnet, to.publicIP, true
+	}
+	return r, "missing route " + routeText(r)
 }
 
 // driftOf is what the reconciler found wrong at an endpoint, in words that

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"labctl/backends/calico"
 	"labctl/nodes"
 )
 
@@ -98,6 +99,8 @@ func (w *walk) leave(m *move, s spot, l *nodes.TableLink) {
 		w.bridged(m, s, l.Name)
 	case l.Kind == "vxlan":
 		w.encapsulate(m, s, l)
+	case l.Kind == "ipip":
+		w.gateway(m, s, l)
 	case tun(l):
 		w.agent(m, s, l)
 	default:
@@ -300,35 +303,34 @@ func (w *walk) deliver(m *move, s spot, f Frame, r *nodes.TableRoute) {
 		m.because("tunnel", s.endpoint, "udp port %d, vni %d: %s unwraps it", f.DstPort, f.VNI, other.Name)
 		m.to(s.endpoint, other.Name, false, *f.Inner)
 	case "udp":
-		l := w.leaseOf(s.endpoint)
-		dev := ""
-		for _, k := range t.Links {
-			if tun(&k) {
-				dev = k.Name
-			}
-		}
-		if l != nil && !l.alive || dev == "" {
-			m.blame(AgentDead, s.endpoint, append([]string{fmt.Sprintf("%s: its agent does not run: nobody listens on udp port %d", s.endpoint, f.DstPort)}, w.driftOf(s.endpoint, "flannel")...)...)
-			if dev == "" {
-				dev = "flannel0"
-			}
-		}
-		m.because("tunnel", s.endpoint, "udp port %d: the agent (user space) unwraps it and writes it to %s", f.DstPort, dev)
-		m.to(s.endpoint, dev, false, *f.Inner)
+		w.toAgent(m, s, f, fmt.Sprintf("udp port %d", f.DstPort))
 	default:
-		dev := ""
-		for _, k := range t.Links {
-			if k.Kind == "ipip" {
-				dev = k.Name
-			}
+		if w.devices[s.endpoint] != "" {
+			w.toAgent(m, s, f, "protocol 4 (ipip)")
+			return
 		}
-		if dev == "" {
+		i := slices.IndexFunc(t.Links, func(l nodes.TableLink) bool { return l.Kind == "ipip" })
+		if i < 0 {
 			m.stop(LinkDown, s.endpoint, s.endpoint+": no ipip device takes protocol 4")
 			return
 		}
-		m.because("tunnel", s.endpoint, "protocol 4 (ipip): %s unwraps it", dev)
-		m.to(s.endpoint, dev, false, *f.Inner)
+		dev := t.Links[i]
+		if !dev.Up {
+			m.blame(LinkDown, s.endpoint, append([]string{fmt.Sprintf("%s:%s: is down", s.endpoint, dev.Name)}, w.driftOf(s.endpoint, dev.Name)...)...)
+		}
+		m.because("tunnel", s.endpoint, "protocol 4 (ipip): %s unwraps it", dev.Name)
+		m.to(s.endpoint, dev.Name, false, *f.Inner)
 	}
+}
+
+// toAgent is a packet that an agent unwraps; what says what it listens on.
+func (w *walk) toAgent(m *move, s spot, f Frame, what string) {
+	dev, l := w.devices[s.endpoint], w.leaseOf(s.endpoint)
+	if l != nil && !l.alive || w.link(s.endpoint, dev) == nil {
+		m.blame(AgentDead, s.endpoint, append([]string{fmt.Sprintf("%s: its agent does not run: nobody listens on %s", s.endpoint, what)}, w.driftOf(s.endpoint, dev)...)...)
+	}
+	m.because("tunnel", s.endpoint, "%s: the agent (user space) unwraps it and writes it to %s", what, dev)
+	m.to(s.endpoint, dev, false, *f.Inner)
 }
 
 // send routes a packet out of an endpoint; in is the device that it came by, ""
@@ -399,7 +401,7 @@ func (w *walk) source(t *nodes.Tables, r *nodes.TableRoute) netip.Addr {
 
 // noLink blames a device that a route needs and that is down or not there.
 func (w *walk) noLink(m *move, endpoint string, r *nodes.TableRoute) {
-	if l := w.leaseOf(endpoint); w.backend == "udp" && strings.HasPrefix(r.Dev, "flannel") && l != nil && !l.alive {
+	if l := w.leaseOf(endpoint); r.Dev == w.devices[endpoint] && l != nil && !l.alive {
 		m.blame(AgentDead, endpoint, append([]string{fmt.Sprintf("%s: its agent does not run, and with it went %s", endpoint, r.Dev)}, w.driftOf(endpoint, r.Dev)...)...)
 		return
 	}
@@ -583,8 +585,29 @@ func (w *walk) encapsulate(m *move, s spot, l *nodes.TableLink) {
 	w.send(m, s.endpoint, "", outer)
 }
 
-// agent is what flannel's udp agent does with what it reads from its TUN
-// device: its table of leases tells the host.
+// gateway is the kernel's IPIP device: the gateway of the route tells the host.
+func (w *walk) gateway(m *move, s spot, l *nodes.TableLink) {
+	r := w.tables[s.endpoint].Route(s.frame.Dst)
+	if r == nil || r.Dev != l.Name || !r.Via.IsValid() {
+		m.stop(WrongRoute, s.endpoint, append([]string{fmt.Sprintf("%s: no route to %s by %s has a gateway, which tells the host", s.endpoint, s.frame.Dst, l.Name)}, w.driftOf(s.endpoint, "route")...)...)
+		return
+	}
+	own := w.leaseOf(s.endpoint)
+	if own == nil {
+		m.stop(Unknown, s.endpoint, s.endpoint+": has no block, and labctl does not know its address")
+		return
+	}
+	m.because("tunnel", s.endpoint, "%s wraps it: protocol 4 (ipip), %s > %s, the route's gateway", l.Name, own.publicIP, r.Via)
+	w.send(m, s.endpoint, "", ipip(s.frame, own.publicIP, r.Via))
+}
+
+// ipip wraps a packet as the kernel does, and an agent in its place.
+func ipip(inner Frame, src, dst netip.Addr) Frame {
+	return Frame{Src: src, Dst: dst, TTL: inner.TTL, DF: inner.DF, Len: inner.Len + 20, Protocol: "ipip", Tunnel: "ipip", Inner: &inner}
+}
+
+// agent is what an agent does with what it reads from its TUN device: its table
+// of leases or blocks tells the host.
 func (w *walk) agent(m *move, s spot, l *nodes.TableLink) {
 	own := w.leaseOf(s.endpoint)
 	if own != nil && !own.alive {
@@ -599,6 +622,11 @@ func (w *walk) agent(m *move, s spot, l *nodes.TableLink) {
 	var src netip.Addr
 	if own != nil {
 		src = own.publicIP
+	}
+	if l.Name == calico.IPIPDevice {
+		m.because("tunnel", s.endpoint, "it wraps it: protocol 4 (ipip), %s > %s", src, to.publicIP)
+		w.send(m, s.endpoint, "", ipip(s.frame, src, to.publicIP))
+		return
 	}
 	const port = 8285
 	m.because("tunnel", s.endpoint, "it wraps it: udp port %d, %s > %s", port, src, to.publicIP)

@@ -47,6 +47,7 @@ func Open(c Config, self Self, log *slog.Logger) (_ *Path, err error) {
 	if p.socket, err = c.Wire.Open(); err != nil {
 		return nil, err
 	}
+	enlarge(p.socket)
 	if p.wakeUp, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return nil, fmt.Errorf("eventfd: %w", err)
 	}
@@ -58,6 +59,20 @@ func Open(c Config, self Self, log *slog.Logger) (_ *Path, err error) {
 	}
 	p.Set(self, nil)
 	return p, nil
+}
+
+// socketBuffer is room for what arrives while the receiving thread is busy:
+// many times the default, which is less than three messages of 64 KiB.
+const socketBuffer = 4 << 20
+
+// enlarge gives a socket its buffers.
+func enlarge(fd int) {
+	for _, o := range [][2]int{{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}, {unix.SO_SNDBUFFORCE, unix.SO_SNDBUF}} {
+		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, o[0], socketBuffer) != nil {
+			// As much as an ordinary user is allowed; the kernel cuts it without a word.
+			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, o[1], socketBuffer)
+		}
+	}
 }
 
 // climb opens the device at the level that the config asks for, or at the

@@ -12,7 +12,8 @@ type Wire struct {
 	// Overhead is the bytes that wrapping costs, the outer IP header included.
 	Overhead int
 	// Open opens the socket, in the network namespace of the calling thread. It
-	// blocks where the calls do not say otherwise.
+	// blocks where the calls do not say otherwise. Its buffers are the Path's
+	// business.
 	Open func() (fd int, err error)
 	// Segmentation has the socket take and give many packets of one length as
 	// one, or tells why it cannot; nil for a wire of which no socket can.
@@ -32,7 +33,7 @@ type Header interface {
 	// Put writes it for a packet to a host.
 	Put(b []byte, to [4]byte, packet []byte)
 	// Strip is the length of the one that message begins with; ok is false when
-	// it is none.
+	// it is none. It may mend the packet behind it.
 	Strip(message []byte) (n int, ok bool)
 }
 

@@ -1,0 +1,86 @@
+package calico
+
+import (
+	"log/slog"
+	"net/netip"
+	"slices"
+
+	"labctl/backends/internal/datapath"
+	"labctl/backends/internal/ipip"
+	"labctl/nodes"
+)
+
+// IPIPDevice is the IPIP device of each host.
+const IPIPDevice = ipip.Device
+
+// Who wraps packets where that is by IPIP, as status calls it.
+const (
+	KernelIPIP    = "ipip (kernel)"
+	UserspaceIPIP = "ipip (userspace)"
+)
+
+// IPIPInKernel says whether the namespace with these devices has the kernel's
+// IPIP device. In one that has not, an IPIPPath carries the packets.
+func IPIPInKernel(devices []nodes.Device) bool { return ipip.InKernel(devices) }
+
+// tunl adds the IPIP device, which is there before: the kernel's, or that of an
+// IPIPPath. Which host a packet goes to the kernel's reads off the route, the
+// IPIPPath knows it.
+//
+//	10.244.9.0/26 via 192.168.52.1 dev tunl0 onlink       which way, to which host
+//
+// The kernel's takes packets from anybody, so nftables has to tell hosts from
+// others; an IPIPPath does it by itself.
+func (h Host) tunl(s *nodes.State) {
+	s.Links = append(s.Links, nodes.Port{LinkAttrs: nodes.LinkAttrs{Name: IPIPDevice, MTU: h.MTU(h.Underlay)}})
+	if !h.InKernel {
+		return
+	}
+	const hosts = "hosts"
+	s.Tables = append(s.Tables, nodes.Table{
+		Name: "labctl-ipip", Sets: []nodes.Set{{Name: hosts, Addrs: h.hosts(ByIPIP)}},
+		Chains: []nodes.Chain{{Name: "input", Hook: nodes.Input, Rules: []nodes.Rule{
+			{Protocol: "ipip", SrcSet: hosts, Verdict: nodes.Accept, Comment: "ipip of the network's hosts"},
+			{Protocol: "ipip", Verdict: nodes.Drop, Comment: "ipip of anybody else"},
+		}}},
+	})
+}
+
+// hosts are the addresses of the hosts that are reached in a way.
+func (h Host) hosts(way Way) []netip.Addr {
+	var all []netip.Addr
+	for _, r := range h.Remotes {
+		if h.Encapsulation.Way(h.Underlay, r.NextHop) == way && !slices.Contains(all, r.NextHop) {
+			all = append(all, r.NextHop)
+		}
+	}
+	return all
+}
+
+// IPIPPath carries packets in user space, with the same on the wire as the
+// kernel's ipip: what the kernel routes to tunl0, a TUN device, goes out of a
+// raw socket of protocol 4, and the reverse.
+type IPIPPath struct{ *datapath.Path }
+
+// OpenIPIP opens the device and the socket, in the network namespace of the
+// calling thread; the path may be run from any other. It knows no hosts. What
+// the machine does not allow is told with its cure.
+func OpenIPIP(c Config, u nodes.Underlay, log *slog.Logger) (*IPIPPath, error) {
+	p, err := ipip.Open(ipip.Config{Local: u.Addr, MTU: c.MTU(u), Level: datapath.Auto}, log)
+	if err != nil {
+		return nil, err
+	}
+	return &IPIPPath{p}, nil
+}
+
+// Set replaces the hosts that packets are carried to and taken from: those that
+// Desired makes routes by IPIP to.
+func (p *IPIPPath) Set(h Host) {
+	var peers []datapath.Peer
+	for _, r := range h.Remotes {
+		if h.Encapsulation.Way(h.Underlay, r.NextHop) == ByIPIP {
+			peers = append(peers, ipip.Peer(r.NextHop, r.Dst))
+		}
+	}
+	p.Path.Set(ipip.Self(h.Tunnel), peers)
+}
