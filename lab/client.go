@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -78,6 +79,12 @@ func (c *Client) gone() error {
 	return broken(c.Dir, ErrSupervisorGone)
 }
 
+// silent is the error for a lab whose supervisor lives and does nothing.
+func (c *Client) silent(how string) error {
+	return &Failure{Kind: Failed, Err: fmt.Errorf("%s: its supervisor %s", c.Dir.Name(), how),
+		Cure: fmt.Sprintf("somebody may have stopped it (kill -CONT); labctl down %s removes the lab in any state", c.Dir.Name())}
+}
+
 // notRunning is the error for a lab that is not there.
 func notRunning(name string) error {
 	return &Failure{Kind: Usage, Err: fmt.Errorf("%s: %w", name, ErrNotRunning), Cure: "labctl ls shows the labs that run" + OtherUsersHint()}
@@ -96,11 +103,16 @@ func OtherUsersHint() string {
 
 // call sends a request with its files and returns the connection. ctx ends it.
 func (c *Client) call(ctx context.Context, r Request, files ...*os.File) (*rpc.Conn, func(), error) {
-	conn, err := rpc.Dial(c.Dir.Socket())
-	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) {
+	conn, err := rpc.Dial(ctx, c.Dir.Socket())
+	switch {
+	case err == nil:
+	case ctx.Err() != nil:
+		return nil, nil, ctx.Err()
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, fs.ErrNotExist):
 		return nil, nil, c.gone()
-	}
-	if err != nil {
+	case errors.Is(err, syscall.EAGAIN):
+		return nil, nil, c.silent("takes no calls")
+	default:
 		return nil, nil, fmt.Errorf("%s: supervisor: %w", c.Dir.Name(), err)
 	}
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
@@ -244,39 +256,62 @@ func (c *Client) Pinger(ctx context.Context, endpoint string) (*ping.Pinger, err
 	return ping.New(f)
 }
 
+// signalTimeout is how long the supervisor has to pass on a signal.
+const signalTimeout = 3 * time.Second
+
 // Exec starts a process in an endpoint and waits for its end. files are its
 // standard input, output and error, or with TTY its terminal. Signals that
-// arrive on signals are passed on.
+// arrive on signals are passed on; where the supervisor does not do that, Exec
+// ends: who presses Ctrl-C does not want to wait for ever.
 func (c *Client) Exec(ctx context.Context, e ExecRequest, signals <-chan os.Signal, files ...*os.File) (*Exit, error) {
 	conn, done, err := c.call(ctx, Request{Exec: &e}, files...)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
+	var unheard atomic.Pointer[syscall.Signal] // that ended the connection
+	passed := make(chan struct{}, 1)
 	if signals != nil {
 		stop := make(chan struct{})
 		defer close(stop)
 		go func() {
 			for {
+				var n syscall.Signal
 				select {
 				case s := <-signals:
-					if n, ok := s.(syscall.Signal); ok {
-						// An error means that the process has ended: Exit is on its way.
-						_ = conn.Send(Signal{Signal: int(n)})
-					}
+					n, _ = s.(syscall.Signal)
 				case <-stop:
 					return
 				}
+				timeout := time.AfterFunc(signalTimeout, func() {
+					unheard.Store(&n)
+					conn.Close()
+				})
+				// An error means that the process has ended: Exit is on its way.
+				if conn.Send(Signal{Signal: int(n)}) == nil {
+					select {
+					case <-passed:
+					case <-stop:
+					}
+				}
+				timeout.Stop()
 			}
 		}()
 	}
 	for {
 		r, _, err := c.receive(ctx, conn)
-		if err != nil {
+		switch {
+		case err != nil && unheard.Load() != nil:
+			return nil, c.silent(fmt.Sprintf("does not pass on the signal: %v", *unheard.Load()))
+		case err != nil:
 			return nil, err
-		}
-		if r.Exit != nil {
+		case r.Exit != nil:
 			return r.Exit, nil
+		case r.Passed:
+			select {
+			case passed <- struct{}{}:
+			default: // nobody waits any more
+			}
 		}
 	}
 }

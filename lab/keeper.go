@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -27,6 +28,8 @@ func Keep(name string) (release func() error, err error) {
 	cmd.Args[0] = "labctl"
 	cmd.Dir = "/"
 	cmd.Stdin = r
+	var said bytes.Buffer
+	cmd.Stderr = &said
 	// Ctrl-C on our terminal is for us alone.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
@@ -36,7 +39,7 @@ func Keep(name string) (release func() error, err error) {
 	return func() error {
 		w.Close()
 		if err := cmd.Wait(); err != nil {
-			return fmt.Errorf("%s: keeper: %w", name, err)
+			return fmt.Errorf("%s: keeper: %w: %s; labctl down %s removes what is left", name, err, bytes.TrimSpace(said.Bytes()), name)
 		}
 		return nil
 	}, nil

@@ -60,6 +60,7 @@ type Response struct {
 	Plan    *Plan                    `json:"plan,omitempty"`
 	Started *Started                 `json:"started,omitempty"`
 	Exit    *Exit                    `json:"exit,omitempty"`
+	Passed  bool                     `json:"passed,omitempty"` // a Signal was passed on
 	Node    *NodeResult              `json:"node,omitempty"`
 	Tables  map[string]*nodes.Tables `json:"tables,omitempty"`
 	Faults  []ActiveFault            `json:"faults,omitempty"`

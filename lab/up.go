@@ -251,19 +251,27 @@ func start(ctx context.Context, d Dir, o UpOptions, lock *os.File) (*Status, err
 // missing says what a lab that is being built still lacks, as far as its
 // supervisor can tell at once.
 func (c *Client) missing() string {
-	const most = 3
 	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
 	defer cancel()
 	st, err := c.Status(ctx)
 	if err != nil || len(st.Reasons) == 0 {
 		return ""
 	}
-	s := "; " + strings.Join(st.Reasons[:min(len(st.Reasons), most)], "; ")
-	if more := len(st.Reasons) - most; more > 0 {
+	return "; " + FirstOf(st.Reasons)
+}
+
+// FirstOf joins the first few of what may be hundreds of reasons.
+func FirstOf(reasons []string) string {
+	const most = 3
+	s := strings.Join(reasons[:min(len(reasons), most)], "; ")
+	if more := len(reasons) - most; more > 0 {
 		s += fmt.Sprintf("; and %d more", more)
 	}
 	return s
 }
+
+// BugCure is what to do about an error that labctl has no other word for.
+const BugCure = "labctl doctor looks at the machine; if it finds nothing, this is a bug of labctl"
 
 // whyGone says why a lab ended while it was built: somebody took it down, or
 // its supervisor died, of which its log may tell more.
@@ -282,7 +290,7 @@ func whyGone(d Dir, shim *os.ProcessState) error {
 		all := strings.Split(strings.TrimSpace(string(b)), "\n")
 		err = fmt.Errorf("%w; the end of its log:\n  %s", err, strings.Join(all[max(0, len(all)-lines):], "\n  "))
 	}
-	return &Failure{Kind: Failed, Err: err, Cure: "labctl doctor looks at the machine; if it finds nothing, this is a bug of labctl"}
+	return &Failure{Kind: Failed, Err: err, Cure: BugCure}
 }
 
 // startInit starts the init shim as PID 1 of new namespaces. Its network

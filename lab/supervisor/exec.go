@@ -107,6 +107,7 @@ func (s *Supervisor) obey(ctx context.Context, c *rpc.Conn, p *nodes.Process, en
 			break
 		}
 		_ = p.SignalGroup(syscall.Signal(sig.Signal)) // ended: Exit is on its way
+		_ = c.Send(lab.Response{Passed: true})        // the caller may be gone
 	}
 	_ = p.SignalGroup(syscall.SIGHUP)
 	t := time.NewTimer(hangUpGrace)

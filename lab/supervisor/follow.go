@@ -58,8 +58,8 @@ func (s *Supervisor) giveUp() {
 	if s.verified {
 		return
 	}
-	why := append([]string{fmt.Sprintf("%s: not converged after %v", s.plan.Name, convergeTimeout)}, s.reasons()...)
-	s.emitLocked(lab.Event{Error: strings.Join(why, "; "), Kind: lab.TimedOut})
+	s.emitLocked(lab.Event{Error: fmt.Sprintf("%s: not converged after %v; %s", s.plan.Name, convergeTimeout, lab.FirstOf(s.reasons())), Kind: lab.TimedOut,
+		Cure: "see to what is named; a machine that is busy with other things may need fewer nodes"})
 }
 
 // evaluate derives the lab's state from what it depends on.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"slices"
@@ -16,6 +17,9 @@ import (
 	"labctl/lab/internal/rpc"
 	"labctl/nodes"
 )
+
+// otherVersion is the cure for what a labctl of the lab's own version never says.
+const otherVersion = "the lab may be of another version of labctl: labctl down and up make it anew"
 
 // acceptPause is how long no connection is taken after one could not be.
 const acceptPause = 100 * time.Millisecond
@@ -55,7 +59,11 @@ func (s *Supervisor) answer(ctx context.Context, c *rpc.Conn) {
 	var r lab.Request
 	files, err := c.Receive(&r)
 	if err != nil {
-		return // a caller that said nothing
+		if !errors.Is(err, io.EOF) { // a caller that said nothing
+			s.log.Error("socket: request", "err", err)
+			_ = c.Send(lab.Response{Error: fmt.Sprintf("request: %v", err), Kind: lab.Failed, Cure: otherVersion}) // the caller may be gone
+		}
+		return
 	}
 	defer func() {
 		for _, f := range files {
@@ -94,7 +102,7 @@ func (s *Supervisor) answer(ctx context.Context, c *rpc.Conn) {
 			err = c.Send(lab.Response{Node: result})
 		}
 	default:
-		err = errors.New("request: not known to this labctl; is the lab from another version?")
+		err = &lab.Failure{Kind: lab.Failed, Err: errors.New("request: not known to this lab"), Cure: otherVersion}
 	}
 	if err != nil {
 		resp := lab.Response{Error: err.Error()}

@@ -41,7 +41,7 @@ func TestServeGoesOn(t *testing.T) {
 	if err := l.SetDeadline(time.Time{}); err != nil {
 		t.Fatal(err)
 	}
-	c, err := rpc.Dial(path)
+	c, err := rpc.Dial(ctx, path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,4 +66,21 @@ func (c tell) Write(b []byte) (int, error) {
 	default:
 	}
 	return len(b), nil
+}
+
+// A request that cannot be read is answered, with what to do.
+func TestUnreadableRequest(t *testing.T) {
+	t.Parallel()
+	ours, theirs := rpcPair(t)
+	s := &Supervisor{log: slog.New(slog.DiscardHandler), plan: &lab.Plan{Name: "x"}}
+	var wg sync.WaitGroup
+	wg.Go(func() { s.answer(t.Context(), ours) })
+	defer wg.Wait()
+	if err := theirs.Send("not a request"); err != nil {
+		t.Fatal(err)
+	}
+	var r lab.Response
+	if _, err := theirs.Receive(&r); err != nil || r.Error == "" || r.Cure == "" {
+		t.Errorf("answer: %+v, %v, want an error with a cure", r, err)
+	}
 }

@@ -18,6 +18,10 @@ import (
 func (s *Supervisor) verify(ctx context.Context) {
 	from, to, name := s.verifyPair()
 	pairs := s.commandPairs()
+	cure := lab.BugCure
+	if len(pairs) > 0 {
+		cure = "see what the nodes' own agents do: labctl's own in their place tells whether it is them"
+	}
 	if from != nil {
 		pairs = append([]pair{{from, to, name}}, pairs...)
 	}
@@ -27,7 +31,7 @@ func (s *Supervisor) verify(ctx context.Context) {
 		if err := crossed(ctx, p.from, p.to); err != nil {
 			s.mu.Lock()
 			s.verifying = false
-			s.emitLocked(lab.Event{Error: fmt.Sprintf("%s: converged, but no packet from %s to %s: %v", s.plan.Name, p.from.name, p.name, err)})
+			s.emitLocked(lab.Event{Error: fmt.Sprintf("%s: converged, but no packet from %s to %s: %v", s.plan.Name, p.from.name, p.name, err), Kind: lab.Failed, Cure: cure})
 			s.mu.Unlock()
 			return
 		}

@@ -13,6 +13,7 @@ package rpc
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -67,13 +68,14 @@ func FromFile(f *os.File) (*Conn, error) {
 	return New(u), nil
 }
 
-// Dial connects to the socket at path.
-func Dial(path string) (*Conn, error) {
-	c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
+// Dial connects to the socket at path. Where more wait than the socket has room
+// for, because nobody takes connections, it does not: EAGAIN.
+func Dial(ctx context.Context, path string) (*Conn, error) {
+	c, err := new(net.Dialer).DialContext(ctx, "unix", path)
 	if err != nil {
 		return nil, err
 	}
-	return New(c), nil
+	return New(c.(*net.UnixConn)), nil
 }
 
 // Pair makes two connected ends; the second is a file to give to a child.
