@@ -193,6 +193,34 @@ func TestReservationThatBecameALease(t *testing.T) {
 	}
 }
 
+// Of two that overlap under different keys, and are reserved at once, one gets
+// its subnet.
+func TestReservationsThatOverlap(t *testing.T) {
+	ts := newTestStore(t)
+	for i := range byte(30) {
+		whole := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 3, i, 0}), 24)
+		half := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 3, i, 128}), 25)
+		results := make(chan error, 2)
+		for n, subnet := range []netip.Prefix{whole, half} {
+			go func() {
+				results <- ts.Reserve(t.Context(), subnet, netip.AddrFrom4([4]byte{9, 9, 9, byte(n)}))
+			}()
+		}
+		taken := 0
+		for range 2 {
+			err := <-results
+			if _, ok := errors.AsType[*backends.TakenError](err); ok {
+				taken++
+			} else if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if taken != 1 {
+			t.Fatalf("%s and %s: %d of them were taken, want 1", whole, half, taken)
+		}
+	}
+}
+
 func TestReservation(t *testing.T) {
 	ts := newTestStore(t)
 	r := host(t, 0, "10.1.0.0/16")

@@ -134,35 +134,49 @@ func (s *Store) Reserve(ctx context.Context, subnet netip.Prefix, publicIP netip
 	if subnet != subnet.Masked() || !subnet.Addr().Is4() {
 		return fmt.Errorf("reserve %s: not an IPv4 subnet; give its base address", subnet)
 	}
+	for {
+		done, err := s.reserve(ctx, subnet, publicIP, string(value))
+		if _, taken := errors.AsType[*TakenError](err); taken {
+			return fmt.Errorf("reserve: %w", err)
+		}
+		if err != nil {
+			return fmt.Errorf("reserve %s: %w", subnet, err)
+		}
+		if done {
+			return nil
+		}
+	}
+}
+
+// reserve is one try; done is false when some lease changed meanwhile, which
+// could overlap.
+func (s *Store) reserve(ctx context.Context, subnet netip.Prefix, publicIP netip.Addr, value string) (done bool, err error) {
 	now, err := s.Leases(ctx)
 	if err != nil {
-		return fmt.Errorf("reserve %s: %w", subnet, err)
+		return false, err
 	}
 	for _, l := range now.Leases {
 		if l.Subnet == subnet && l.PublicIP == publicIP {
-			return nil
+			return true, nil
 		}
 		if l.Subnet.Overlaps(subnet) {
-			return fmt.Errorf("reserve: %w", &TakenError{Subnet: subnet, By: l})
+			return false, &TakenError{Subnet: subnet, By: l}
 		}
 	}
 	key := s.subnetKey(subnet)
 	resp, err := s.client.Txn(ctx).
-		If(clientv3.Compare(clientv3.Version(key), "=", 0)).
-		Then(clientv3.OpPut(key, string(value))).
+		If(clientv3.Compare(clientv3.Version(key), "=", 0),
+			clientv3.Compare(clientv3.ModRevision(s.subnetsKey()).WithPrefix(), "<", now.Revision+1)).
+		Then(clientv3.OpPut(key, value)).
 		Else(clientv3.OpGet(key)).
 		Commit()
-	if err != nil {
-		return fmt.Errorf("reserve %s: %w", subnet, err)
+	if err != nil || resp.Succeeded {
+		return err == nil, err
 	}
-	if !resp.Succeeded {
-		e := entry{}
-		if kvs := resp.Responses[0].GetResponseRange().Kvs; len(kvs) > 0 {
-			e = decodeEntry(s.subnetsKey(), kvs[0], entry{})
-		}
-		return fmt.Errorf("reserve: %w", &TakenError{Subnet: subnet, By: e.lease})
+	if kvs := resp.Responses[0].GetResponseRange().Kvs; len(kvs) > 0 && kvs[0].ModRevision <= now.Revision {
+		return false, &TakenError{Subnet: subnet} // else it would be among the leases
 	}
-	return nil
+	return false, nil
 }
 
 // TakenError says who has a subnet.
