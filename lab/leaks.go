@@ -123,9 +123,44 @@ func unrecorded(known map[int]bool) ([]Leak, error) {
 			continue // being built
 		}
 		leaks = append(leaks, Leak{"process", fmt.Sprintf("%d labctl", pid), d.Name(),
-			fmt.Sprintf("a lab that is not on record: %s is gone or another's", d.Record()), fmt.Sprintf("kill -KILL %d", pid)})
+			fmt.Sprintf("a lab that is not on record: %s is gone or another's", d.Record()), killCure(pid)})
 	}
 	return leaks, nil
+}
+
+// namesDir is where root's labs have names of their namespaces for ip(8).
+const namesDir = "/run/netns"
+
+// killCure is the command that removes a lab without a record, by its PID 1:
+// its processes, and the names that lead into its supervisor, which nobody
+// could tell from others' once that is gone.
+func killCure(pid int) string {
+	cure := fmt.Sprintf("kill -KILL %d", pid)
+	names, err := filepath.Glob(namesDir + "/*")
+	if err != nil {
+		return cure
+	}
+	told := map[string]bool{}
+	for _, name := range names {
+		to, err := os.Readlink(name)
+		part := strings.Split(to, "/") // "", proc, 1234, fd, 5
+		if err != nil || len(part) != 5 || part[1] != "proc" || part[3] != "fd" || told[part[2]] || !isChild(part[2], pid) {
+			continue
+		}
+		told[part[2]] = true
+		cure += fmt.Sprintf("; find %s -lname '/proc/%s/fd/*' -delete", namesDir, part[2])
+	}
+	return cure
+}
+
+// isChild says whether a process was started by parent.
+func isChild(pid string, parent int) bool {
+	b, err := os.ReadFile("/proc/" + pid + "/stat")
+	if err != nil {
+		return false
+	}
+	f := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:]) // state, parent: proc_pid_stat(5)
+	return len(f) > 1 && string(f[1]) == strconv.Itoa(parent)
 }
 
 // ownProcess says whether a process under /proc is the caller's.

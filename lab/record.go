@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -34,6 +35,9 @@ type Record struct {
 
 	// Links are the symbolic links under /run/netns, each with its target.
 	Links map[string]string `json:"links,omitempty"`
+	// NamesDir is the directory of the links if the lab made it: it goes with the
+	// last of them, of whomever they are.
+	NamesDir string `json:"namesDir,omitempty"`
 	// Namespaces are the lab's network namespaces, by inode, each with its
 	// cookie (SO_NETNS_COOKIE), which unlike the inode is never used again.
 	Namespaces map[uint64]NamespaceRecord `json:"namespaces,omitempty"`
@@ -151,7 +155,8 @@ func awaitExit(pidfd int, timeout time.Duration) (bool, error) {
 	}
 }
 
-// RemoveLinks removes the links that still lead where the record says.
+// RemoveLinks removes the links that still lead where the record says, and
+// their directory if the lab made it and nobody has anything in it.
 func (r *Record) RemoveLinks() error {
 	var errs []error
 	for path, target := range r.Links {
@@ -164,6 +169,13 @@ func (r *Record) RemoveLinks() error {
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
+		}
+	}
+	if r.NamesDir != "" {
+		err := unix.Rmdir(r.NamesDir)
+		// Others' names keep it, and ip netns, which mounts it on itself.
+		if err != nil && !slices.Contains([]error{unix.ENOENT, unix.ENOTEMPTY, unix.EBUSY}, err) {
+			errs = append(errs, &os.PathError{Op: "rmdir", Path: r.NamesDir, Err: err})
 		}
 	}
 	return errors.Join(errs...)

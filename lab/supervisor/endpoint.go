@@ -69,6 +69,9 @@ func (s *Supervisor) open(names []string) error {
 			return err
 		}
 		maps.Copy(rec.Links, links)
+		if err := s.makeNamesDir(rec, len(links) > 0); err != nil {
+			return err
+		}
 		return rec.Write(s.dir)
 	}()
 	if err != nil {
@@ -84,18 +87,38 @@ func (s *Supervisor) open(names []string) error {
 	s.record = *rec
 	maps.Copy(s.endpoints, made)
 	s.mu.Unlock()
-	if len(links) == 0 {
-		return nil
-	}
-	if err := os.MkdirAll(netnsDir, 0o755); err != nil {
-		return err
-	}
 	for path, target := range links {
-		if err := os.Symlink(target, path); err != nil {
+		err := os.Symlink(target, path)
+		for errors.Is(err, fs.ErrNotExist) {
+			// Another lab had made the directory, and has ended.
+			if err := os.Mkdir(netnsDir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+				return err
+			}
+			err = os.Symlink(target, path)
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// makeNamesDir makes the directory of the names outside, if one is needed and
+// not there, and has the record say so before it does.
+func (s *Supervisor) makeNamesDir(rec *lab.Record, needed bool) error {
+	if _, err := os.Lstat(netnsDir); !needed || !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	before := rec.NamesDir
+	rec.NamesDir = netnsDir
+	if err := rec.Write(s.dir); err != nil {
+		return err
+	}
+	err := os.Mkdir(netnsDir, 0o755)
+	if errors.Is(err, fs.ErrExist) {
+		rec.NamesDir, err = before, nil // somebody was faster: it is theirs
+	}
+	return err
 }
 
 func (s *Supervisor) linkOf(endpoint string) string {
