@@ -111,7 +111,12 @@ func (b *Bird) View(ctx context.Context, detail Detail) (View, error) {
 	for _, p := range c.Peers {
 		s := session(p)
 		if st, ok := stated[p.Addr]; ok {
-			s.State, s.Since, s.Received, s.Accepted, s.Advertised, s.Failure = st.State, st.Since, st.Received, st.Accepted, st.Advertised, st.Failure
+			s.State, s.Received, s.Accepted, s.Advertised, s.Failure = st.State, st.Received, st.Accepted, st.Advertised, st.Failure
+			if s.State == Established {
+				s.Since = st.Since
+			} else if f := unanswered(st, c.Timers, time.Now()); f != nil {
+				s.Failure = f
+			}
 		}
 		v.Sessions = append(v.Sessions, s)
 	}
@@ -166,6 +171,21 @@ func (b *Bird) strangersBut(peers map[netip.Addr]Peer) []Stranger {
 // birdTime is "iso long ms".
 const birdTime = "2006-01-02 15:04:05.000"
 
+// unanswered is the failure of a session whose SYN is not answered, nil for any
+// other. bird says nothing of it: it gives up each try after its connect retry
+// time, long before the kernel does, and begins another. So it is seen in
+// Connect, as one that is refused or finds no way hardly ever is, and that says
+// so besides.
+func unanswered(s Session, t Timers, now time.Time) *Failure {
+	switch {
+	case s.State != Connect || now.Sub(s.Since) < t.ConnectRetry:
+		return nil
+	case s.Failure == nil, s.Failure.Cause == Silent, s.Failure.Cause == Ended: // of the session before
+		return &Failure{Cause: Filtered, Evidence: "BGP state: Connect"}
+	}
+	return nil
+}
+
 // parseProtocols reads "show protocols all": a line for each protocol, and
 // indented ones about it.
 //
@@ -179,7 +199,6 @@ const birdTime = "2006-01-02 15:04:05.000"
 func parseProtocols(lines []string) map[netip.Addr]Session {
 	found := map[netip.Addr]Session{}
 	var s *Session
-	var since time.Time
 	keep := func() {
 		if s != nil && s.Addr.IsValid() {
 			found[s.Addr] = *s
@@ -192,8 +211,9 @@ func parseProtocols(lines []string) map[netip.Addr]Session {
 			f := strings.Fields(line)
 			if len(f) >= 6 && f[1] == "BGP" {
 				s = &Session{State: Idle}
-				// bird's times are the machine's own.
-				since, _ = time.ParseInLocation(birdTime, f[4]+" "+f[5], time.Local)
+				// bird's times are the machine's own. It is when the session was
+				// established, or when the one before it ended.
+				s.Since, _ = time.ParseInLocation(birdTime, f[4]+" "+f[5], time.Local)
 			}
 			continue
 		}
@@ -204,9 +224,7 @@ func parseProtocols(lines []string) map[netip.Addr]Session {
 		value = strings.TrimSpace(value)
 		switch key {
 		case "BGP state":
-			if s.State = birdState(value); s.State == Established {
-				s.Since = since
-			}
+			s.State = birdState(value)
 		case "Neighbor address":
 			s.Addr, _ = netip.ParseAddr(value)
 		case "Last error":

@@ -204,9 +204,6 @@ func TestFailures(t *testing.T) {
 				hosts := network(t, 2)
 				a, b := hosts[1], hosts[0]
 				if speaker == "bird" {
-					if tt.cause == Filtered {
-						t.Skip("bird says so after two minutes: it waits as long as the kernel tries")
-					}
 					withBird(t, a)
 				}
 				mesh(hosts)
