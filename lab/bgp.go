@@ -41,7 +41,9 @@ func (l *layout) bgpTimers() *bgp.Timers {
 		t.Hold, t.KeepAlive = s.HoldTime, max(s.HoldTime/3, time.Second).Truncate(time.Second)
 	}
 	t.KeepAlive = cmp.Or(s.KeepAlive, t.KeepAlive)
-	t.GracefulRestart = cmp.Or(s.GracefulRestart, t.GracefulRestart)
+	if s.GracefulRestart != nil {
+		t.GracefulRestart = *s.GracefulRestart
+	}
 	t.BFD = s.BFD
 	return &t
 }
@@ -100,6 +102,10 @@ func (v *validator) checkBGP() {
 }
 
 func (v *validator) bgpTimes(s *BGPSpec) {
+	var graceful time.Duration
+	if s.GracefulRestart != nil {
+		graceful = *s.GracefulRestart
+	}
 	for _, t := range []struct {
 		key         string
 		value       time.Duration
@@ -107,7 +113,7 @@ func (v *validator) bgpTimes(s *BGPSpec) {
 	}{
 		{"holdTime", s.HoldTime, 3 * time.Second, 65535 * time.Second},
 		{"keepAlive", s.KeepAlive, time.Second, 21845 * time.Second},
-		{"gracefulRestart", s.GracefulRestart, time.Second, 4095 * time.Second},
+		{"gracefulRestart", graceful, time.Second, 4095 * time.Second},
 	} {
 		path := "calico.bgp." + t.key
 		switch {

@@ -9,10 +9,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"labctl/backends/bgp"
 	"labctl/backends/calico"
 )
 
@@ -254,4 +256,28 @@ func checkPlan(p *Plan) string {
 		}
 	}
 	return ""
+}
+
+// The times of BGP that the file leaves out are those of its timers; graceful
+// restart can be told to be none.
+func TestBGPTimers(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name, bgp string
+		want      bgp.Timers
+	}{
+		{"none", "{}", bgp.LabTimers},
+		{"Calico's", "{timers: calico}", bgp.CalicoTimers},
+		{"a hold time", "{holdTime: 30s}", bgp.Timers{Hold: 30 * time.Second, KeepAlive: 10 * time.Second, ConnectRetry: bgp.LabTimers.ConnectRetry, GracefulRestart: bgp.LabTimers.GracefulRestart}},
+		{"a shorter graceful restart", "{gracefulRestart: 5s}", bgp.Timers{Hold: bgp.LabTimers.Hold, KeepAlive: bgp.LabTimers.KeepAlive, ConnectRetry: bgp.LabTimers.ConnectRetry, GracefulRestart: 5 * time.Second}},
+		{"no graceful restart", "{timers: calico, gracefulRestart: 0s}", bgp.Timers{Hold: bgp.CalicoTimers.Hold, KeepAlive: bgp.CalicoTimers.KeepAlive, ConnectRetry: bgp.CalicoTimers.ConnectRetry}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			p := mustPlan(t, "x.yaml", []byte("name: x\ncalico: {pool: 10.244.0.0/16, routes: bgp, bgp: "+c.bgp+"}\nsegments: {lan: {subnet: 192.168.50.0/24}}\nnodes: 2\n"), Machine{})
+			if p.BGP == nil || *p.BGP != c.want {
+				t.Errorf("bgp: %s: timers %+v, want %+v", c.bgp, p.BGP, c.want)
+			}
+		})
+	}
 }

@@ -116,8 +116,8 @@ type BGPSpec struct {
 	HoldTime time.Duration `yaml:"holdTime,omitempty"`
 	// KeepAlive is how often a sign of life is sent, a third of holdTime when left out.
 	KeepAlive time.Duration `yaml:"keepAlive,omitempty"`
-	// GracefulRestart is how long peers keep the routes of a speaker that ended.
-	GracefulRestart time.Duration `yaml:"gracefulRestart,omitempty"`
+	// GracefulRestart is how long peers keep the routes of a speaker that ended; 0s: not at all.
+	GracefulRestart *time.Duration `yaml:"gracefulRestart,omitempty"`
 	// BFD is the interval of BFD's packets, 100ms say; three that are missing end a session. No BFD when left out.
 	BFD time.Duration `yaml:"bfd,omitempty"`
 }

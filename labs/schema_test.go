@@ -84,7 +84,7 @@ func special(r *jsonschema.Reflector, typ reflect.Type) *jsonschema.Schema {
 	case reflect.TypeFor[netip.Addr]():
 		return text(`^[0-9.]+$`)
 	case reflect.TypeFor[time.Duration]():
-		return text(`^[0-9.]+(s|m|h)([0-9.]+(s|m|h))*$`)
+		return text(`^[0-9.]+(ms|s|m|h)([0-9.]+(ms|s|m|h))*$`)
 	case reflect.TypeFor[lab.PublishSpec]():
 		return text(`^[0-9]+:[0-9]+$`)
 	case reflect.TypeFor[lab.Switch]():

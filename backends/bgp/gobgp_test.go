@@ -115,3 +115,37 @@ func TestRestart(t *testing.T) {
 		time.Sleep(5 * time.Millisecond)
 	}
 }
+
+// Without graceful restart the routes of a speaker that ended go at once, and
+// come back with it.
+func TestNoGracefulRestart(t *testing.T) {
+	t.Parallel()
+	for _, program := range []string{"gobgp", "bird"} {
+		t.Run(program, func(t *testing.T) {
+			t.Parallel()
+			hosts := network(t, 3)
+			if program == "bird" {
+				withBird(t, hosts[1])
+			}
+			mesh(hosts)
+			for _, h := range hosts {
+				// What is heard is the connection's end, not silence.
+				h.config.Timers.Hold, h.config.Timers.KeepAlive, h.config.Timers.GracefulRestart = time.Minute, 20*time.Second, 0
+				h.start()
+			}
+			nodestest.Eventually(t, long, converged(hosts))
+			hosts[0].kill()
+			gone := fmt.Sprintf("%s via %s", hosts[0].config.Originate[0], hosts[0].addr)
+			for _, h := range hosts[1:] {
+				nodestest.Eventually(t, long, func() error {
+					if have := h.ip("route"); strings.Contains(have, gone) {
+						return fmt.Errorf("%s keeps the route of a speaker that was killed:\n%s", h.name, have)
+					}
+					return nil
+				})
+			}
+			hosts[0].start()
+			nodestest.Eventually(t, long, converged(hosts))
+		})
+	}
+}
