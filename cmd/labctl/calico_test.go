@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -20,26 +19,13 @@ import (
 // upCalico brings two hosts up that have all of a pool of 16 addresses, 8 each.
 func (u user) upCalico(t *testing.T, options string) *running {
 	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "labctl-test-") // where others can read it
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	file := filepath.Join(dir, "lab.yaml")
-	text := `name: calico
-calico: {pool: 10.9.0.0/28, blockSize: 29` + options + `}
+	return u.upText(t, `name: calico
+calico: {pool: 10.9.0.0/28, blockSize: 29`+options+`}
 segments: {lan: {subnet: 192.168.50.0/24}}
 nodes:
   node1: {subnet: 10.9.0.0/29, containers: 1}
   node2: {subnet: 10.9.0.8/29, containers: 2}
-`
-	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	return u.up(t, file)
+`)
 }
 
 // calicoHosts is how long another host and its container may take on a busy machine.

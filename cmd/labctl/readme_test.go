@@ -337,13 +337,19 @@ func TestReadmeTables(t *testing.T) {
 	})
 }
 
-func builtIn(t *testing.T, name string) *lab.Spec {
+// builtInText is a built-in lab's file.
+func builtInText(t *testing.T, name string) string {
 	t.Helper()
 	data, err := labs.Read(name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	spec, err := lab.Parse(name+".yaml", data)
+	return string(data)
+}
+
+func builtIn(t *testing.T, name string) *lab.Spec {
+	t.Helper()
+	spec, err := lab.Parse(name+".yaml", []byte(builtInText(t, name)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -221,7 +221,7 @@ func TestTraceNamesFaults(t *testing.T) {
 	}
 	t.Run("vxlan", func(t *testing.T) {
 		t.Parallel()
-		testTracedFaults(t, "flannel-vxlan", []tracedFault{
+		testTracedFaults(t, builtInText(t, "flannel-vxlan"), []tracedFault{
 			{name: "missing route", do: [][]string{{"node1", "ip", "route", "del", "{subnet2}"}},
 				code: trace.MissingRoute, where: "node1", last: "node1:cni0", missing: "node1:flannel.1", evidence: "drift: missing route"},
 			{name: "blackhole route", do: [][]string{{"node1", "ip", "route", "replace", "blackhole", "{subnet2}"}},
@@ -262,19 +262,22 @@ func TestTraceNamesFaults(t *testing.T) {
 	})
 	t.Run("udp", func(t *testing.T) {
 		t.Parallel()
-		testTracedFaults(t, "flannel-udp", []tracedFault{
+		// flannel's port is 8285; here it is another.
+		testTracedFaults(t, strings.ReplaceAll(builtInText(t, "flannel-udp"), "Port: 8285", "Port: 9999"), []tracedFault{
+			{name: "port filtered at the host", do: filter("node2", "inet", "input", "udp dport 9999 drop"), undo: unfilter("node2", "inet"),
+				code: trace.PortFiltered, where: "node2", last: "node2:eth0", missing: "node2:flannel0", evidence: "dport 9999"},
 			{name: "agent dead", killAgent: "node1", code: trace.AgentDead, where: "node1", last: "node1:cni0", missing: "node1:flannel0", evidence: "its agent does not run"},
 			{name: "peer's agent dead", killAgent: "node2", code: trace.AgentDead, where: "node2", last: "node2:eth0", missing: "node2:flannel0", evidence: "its agent does not run"},
 		})
 	})
 }
 
-func testTracedFaults(t *testing.T, file string, all []tracedFault) {
+func testTracedFaults(t *testing.T, text string, all []tracedFault) {
 	forUsers(t, func(t *testing.T, u user) {
-		if usesTUN(t, builtIn(t, file)) && u.deniedTUN(t, file) {
+		if strings.Contains(text, "Type: udp") && u.deniedTUN(t, "flannel-udp") {
 			return
 		}
-		l := u.up(t, file)
+		l := u.upText(t, text)
 		l.run(t, "ping", "-l", l.name, "node1.c1", "node2.c1", "-c", "1")
 		for _, b := range all {
 			t.Run(b.name, func(t *testing.T) { l.breakAndTrace(t, b) })

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,19 +25,7 @@ import (
 // upText brings up a lab whose file is given here.
 func (u user) upText(t *testing.T, file string) *running {
 	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "labctl-test-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(dir, "weak.yaml")
-	if err := os.WriteFile(path, []byte(file), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return u.up(t, path)
+	return u.up(t, u.file(t, file))
 }
 
 // leaseKey is the key of a subnet's lease.

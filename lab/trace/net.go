@@ -1,6 +1,7 @@
 package trace
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -8,6 +9,7 @@ import (
 
 	"labctl/backends/calico"
 	"labctl/lab"
+	"labctl/lab/packet"
 	"labctl/nodes"
 )
 
@@ -25,6 +27,7 @@ type network struct {
 	// devices are those that agents read from and write to themselves, by node.
 	devices map[string]string
 	pool    netip.Prefix // of all containers
+	port    uint16       // of backend udp's agents
 }
 
 // lease is a row of the agents' table: a subnet or block, or an address that a
@@ -38,7 +41,8 @@ type lease struct {
 
 // newNetwork reads plan and status. The tables come later.
 func newNetwork(p *lab.Plan, st *lab.Status) *network {
-	n := &network{peers: map[string]string{}, dead: map[string]bool{}, known: map[string]bool{}, routed: map[string]bool{}, hosts: map[netip.Addr]string{}, devices: map[string]string{}, pool: p.Pool}
+	n := &network{peers: map[string]string{}, dead: map[string]bool{}, known: map[string]bool{}, routed: map[string]bool{}, hosts: map[netip.Addr]string{}, devices: map[string]string{}, pool: p.Pool,
+		port: cmp.Or(tunnelPort(p), packet.Tunnels().Flannel[0])}
 	join := func(a, b string) { n.peers[a], n.peers[b] = b, a }
 	nic := func(endpoint string, c lab.NICPlan) { join(endpoint+":"+c.Name, c.Segment+":"+c.Port) }
 	for _, s := range p.Segments {

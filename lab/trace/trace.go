@@ -104,17 +104,26 @@ func (r *run) note(format string, args ...any) {
 // decoder knows the ports of the lab's own tunnel besides the usual ones.
 func decoder(p *lab.Plan) packet.Decoder {
 	d := packet.Tunnels()
+	switch port := tunnelPort(p); {
+	case port == 0:
+	case p.Backend == "udp":
+		d.Flannel = append(d.Flannel, port)
+	default:
+		d.VXLAN = append(d.VXLAN, port)
+	}
+	return d
+}
+
+// tunnelPort is the UDP port that the network's config names for its tunnel; 0
+// for none, or the backend's own.
+func tunnelPort(p *lab.Plan) uint16 {
 	var config struct {
 		Backend struct{ Port uint16 }
 	}
-	if json.Unmarshal(p.Network, &config) == nil && config.Backend.Port != 0 {
-		if p.Backend == "udp" {
-			d.Flannel = append(d.Flannel, config.Backend.Port)
-		} else {
-			d.VXLAN = append(d.VXLAN, config.Backend.Port)
-		}
+	if json.Unmarshal(p.Network, &config) != nil {
+		return 0 // its problem is told where the network is read
 	}
-	return d
+	return config.Backend.Port
 }
 
 // address is an endpoint's, or the address that text is.

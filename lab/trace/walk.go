@@ -628,9 +628,8 @@ func (w *walk) agent(m *move, s spot, l *nodes.TableLink) {
 		w.send(m, s.endpoint, "", ipip(s.frame, src, to.publicIP))
 		return
 	}
-	const port = 8285
-	m.because("tunnel", s.endpoint, "it wraps it: udp port %d, %s > %s", port, src, to.publicIP)
+	m.because("tunnel", s.endpoint, "it wraps it: udp port %d, %s > %s", w.port, src, to.publicIP)
 	inner := s.frame
-	outer := Frame{Src: src, Dst: to.publicIP, TTL: 64, Len: s.frame.Len + 28, Protocol: "udp", SrcPort: port, DstPort: port, Tunnel: "udp", Inner: &inner}
+	outer := Frame{Src: src, Dst: to.publicIP, TTL: 64, Len: s.frame.Len + 28, Protocol: "udp", SrcPort: w.port, DstPort: w.port, Tunnel: "udp", Inner: &inner}
 	w.send(m, s.endpoint, "", outer)
 }
