@@ -264,8 +264,8 @@ func TestTraceNamesFaults(t *testing.T) {
 		t.Parallel()
 		// flannel's port is 8285; here it is another.
 		testTracedFaults(t, strings.ReplaceAll(builtInText(t, "flannel-udp"), "Port: 8285", "Port: 9999"), []tracedFault{
-			{name: "port filtered at the host", do: filter("node2", "inet", "input", "udp dport 9999 drop"), undo: unfilter("node2", "inet"),
-				code: trace.PortFiltered, where: "node2", last: "node2:eth0", missing: "node2:flannel0", evidence: "dport 9999"},
+			{name: "port filtered on its way out", do: filter("node1", "inet", "output", "udp dport 9999 drop"), undo: unfilter("node1", "inet"),
+				code: trace.PortFiltered, where: "node1", last: "node1:flannel0", missing: "node1:eth0", evidence: "dport 9999"},
 			{name: "agent dead", killAgent: "node1", code: trace.AgentDead, where: "node1", last: "node1:cni0", missing: "node1:flannel0", evidence: "its agent does not run"},
 			{name: "peer's agent dead", killAgent: "node2", code: trace.AgentDead, where: "node2", last: "node2:eth0", missing: "node2:flannel0", evidence: "its agent does not run"},
 		})
