@@ -9,6 +9,8 @@ import (
 	"unicode/utf8"
 
 	yaml "go.yaml.in/yaml/v4"
+
+	"labctl/labs"
 )
 
 // maxFile bounds a lab file, which may come from anywhere.
@@ -144,4 +146,13 @@ func offsetPosition(data []byte, offset int) position {
 	before := data[:min(max(offset, 0), len(data))]
 	line := bytes.LastIndexByte(before, '\n') + 1
 	return position{bytes.Count(before, []byte("\n")) + 1, utf8.RuneCount(before[line:]) + 1}
+}
+
+// BuiltIn reads the built-in lab called name.
+func BuiltIn(name string) (*Spec, error) {
+	data, err := labs.Read(name)
+	if err != nil {
+		return nil, err
+	}
+	return Parse(name+".yaml", data)
 }

@@ -48,11 +48,7 @@ func TestEveryLabParsesAndPlans(t *testing.T) {
 func TestAllHasTheSummaryOfEachLab(t *testing.T) {
 	t.Parallel()
 	for _, l := range labs.All() {
-		data, err := labs.Read(l.Name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		s, err := lab.Parse(l.Name+".yaml", data)
+		s, err := lab.BuiltIn(l.Name)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -349,7 +349,7 @@ func builtInText(t *testing.T, name string) string {
 
 func builtIn(t *testing.T, name string) *lab.Spec {
 	t.Helper()
-	spec, err := lab.Parse(name+".yaml", []byte(builtInText(t, name)))
+	spec, err := lab.BuiltIn(name)
 	if err != nil {
 		t.Fatal(err)
 	}

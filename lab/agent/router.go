@@ -62,17 +62,7 @@ func RunRouter(ctx context.Context, name string, control *os.File, log *slog.Log
 					cancel()
 				}
 			})
-			wg.Go(func() {
-				for {
-					select {
-					case <-ctx.Done():
-						return
-					case <-s.host.Changed():
-					}
-					r := s.host.Report()
-					tell(&r, 0)
-				}
-			})
+			wg.Go(func() { s.reports(ctx, func(r bgp.Report) { tell(&r, 0) }) })
 		}
 		s.host.Set(ctx, o.BGP.Config)
 		if r := s.obey(o, log); r != nil {

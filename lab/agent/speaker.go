@@ -88,19 +88,13 @@ func (c *calicoSystem) newSpeaker() (*speaker, error) {
 func (s *speaker) run(ctx context.Context, a *Agent) error {
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-s.host.Changed():
-			}
-			r := s.host.Report()
+		s.reports(ctx, func(r bgp.Report) {
 			a.update(func(rep *Report) { rep.BGP = &r })
 			select {
 			case s.news <- struct{}{}:
 			default:
 			}
-		}
+		})
 	})
 	err := s.host.Run(ctx)
 	wg.Wait()
@@ -108,6 +102,19 @@ func (s *speaker) run(ctx context.Context, a *Agent) error {
 	a.speaker = nil
 	a.mu.Unlock()
 	return errors.Join(err, s.close())
+}
+
+// reports calls tell with what the speaker knows, after each change until ctx
+// ends.
+func (s *speaker) reports(ctx context.Context, tell func(bgp.Report)) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.host.Changed():
+			tell(s.host.Report())
+		}
+	}
 }
 
 // heard receives after each change; never on a nil speaker.

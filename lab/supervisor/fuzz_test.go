@@ -6,7 +6,6 @@ import (
 
 	"labctl/lab"
 	"labctl/lab/agent"
-	"labctl/labs"
 	"labctl/nodes"
 )
 
@@ -48,11 +47,7 @@ func FuzzReport(f *testing.F) {
 // heard is the supervisor of a built-in lab each of whose agents has reported r.
 func heard(t *testing.T, name string, r agent.Report) *Supervisor {
 	t.Helper()
-	data, err := labs.Read(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	spec, err := lab.Parse(name+".yaml", data)
+	spec, err := lab.BuiltIn(name)
 	if err != nil {
 		t.Fatal(err)
 	}
