@@ -415,6 +415,9 @@ func attrIn(b []byte, kind uint16) []byte {
 	return nil
 }
 
+// ndaNHID is NDA_NH_ID of linux/neighbour.h, a group of next hops in place of one.
+const ndaNHID = 13
+
 // forwards says whether a message about an FDB entry matters: not one that has
 // come as wanted. One that has gone was wanted, or foreign, or ours until now.
 func (in interest) forwards(kind uint16, body []byte) bool {
@@ -423,6 +426,11 @@ func (in interest) forwards(kind uint16, body []byte) bool {
 		return false
 	}
 	attrs := body[unix.SizeofNdMsg:]
+	if attrIn(attrs, unix.NDA_DST) == nil && attrIn(attrs, ndaNHID) == nil {
+		// Older kernels (6.1) tell of each entry a second time, by rtnl_fdb_notify:
+		// without where it leads to, and without who caused it.
+		return false
+	}
 	e := fdbEntry{dev: dev}
 	copy(e.mac[:], attrIn(attrs, unix.NDA_LLADDR))
 	e.dst, _ = netip.AddrFromSlice(attrIn(attrs, unix.NDA_DST))

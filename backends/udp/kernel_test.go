@@ -307,7 +307,9 @@ func (w *world) check(from, to datapath.Level, off offload) {
 	if to == datapath.GSO && from == datapath.GSO && !off.underlay && !off.containers && in.In.Packets < 4*in.In.Batches {
 		w.t.Errorf("%d packets were written in %d batches", in.In.Packets, in.In.Batches)
 	}
-	if out.Level != from.String() {
+	// Before Linux 6.12 a device that computes no checksums has no datagrams cut.
+	refused := from == datapath.GSO && off.underlay && out.Level == datapath.Batch.String() && strings.Contains(out.Why, unix.EIO.Error())
+	if out.Level != from.String() && !refused {
 		w.t.Errorf("level %s because %q, want %s", out.Level, out.Why, from)
 	}
 }
