@@ -93,7 +93,7 @@ func runChecks(name string, dir lab.Dir) ([]check.Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, err := check.NewRunner(ctx, &lab.Client{Dir: dir})
+	r, err := check.NewRunner(ctx, &lab.Client{Dir: dir}, 1)
 	if err != nil {
 		return nil, err
 	}

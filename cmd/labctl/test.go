@@ -22,7 +22,7 @@ import (
 type testFlags struct {
 	all                      bool
 	backend, junit, keepLogs string
-	parallel                 int
+	parallel, slow           int
 	timeout                  time.Duration
 }
 
@@ -44,6 +44,7 @@ this machine, or this user, cannot run them all, 2 for a bad file.`,
 		Example: `  labctl test flannel-vxlan
   labctl test ./my-lab.yaml ./more-labs --junit out.xml
   labctl test flannel-docker0 --backend vxlan
+  labctl test --all --slow 4                 # under an emulator
   labctl test --all -o json`,
 		Args: func(c *cobra.Command, args []string) error {
 			if f.all {
@@ -60,6 +61,8 @@ this machine, or this user, cannot run them all, 2 for a bad file.`,
 				return usage(errors.New("--backend: not with --all, as most labs are about one backend"), "name the labs")
 			case f.parallel < 1:
 				return usage(fmt.Errorf("--parallel %d: no lab", f.parallel), "give 1 or more")
+			case f.slow < 1:
+				return usage(fmt.Errorf("--slow %d: no time for any check", f.slow), "give 1 or more")
 			case f.timeout <= 0:
 				return usage(fmt.Errorf("--timeout %v: no time to test anything", f.timeout), "give a duration such as 1m")
 			}
@@ -76,6 +79,7 @@ this machine, or this user, cannot run them all, 2 for a bad file.`,
 	s.StringVar(&f.keepLogs, "keep-logs", "", "where failed labs' logs go (default: a new directory in $TMPDIR)")
 	s.IntVarP(&f.parallel, "parallel", "j", 2, "labs at once")
 	s.DurationVar(&f.timeout, "timeout", 2*time.Minute, "for each lab, up and checks")
+	s.IntVar(&f.slow, "slow", 1, "the machine is so many times slower than most: deadlines of checks are as much later")
 	_ = c.MarkFlagFilename("junit", "xml") // it was just added
 	_ = c.MarkFlagDirname("keep-logs")     // so was this
 	return c
@@ -104,7 +108,7 @@ func (a *app) test(ctx context.Context, args []string, f testFlags) error {
 	for _, t := range trials {
 		width = max(width, len(t.Spec.Name))
 	}
-	sum := trial.All(ctx, trials, trial.Options{Machine: lab.ThisMachine(), Timeout: f.timeout, Parallel: f.parallel,
+	sum := trial.All(ctx, trials, trial.Options{Machine: lab.ThisMachine(), Timeout: f.timeout, Parallel: f.parallel, Slow: f.slow,
 		Keep:    keepIn(f.keepLogs),
 		OnCheck: func(name string, r check.Result) { printCheck(out, width, name, r) }})
 	printSummary(out, sum)

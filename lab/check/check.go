@@ -48,10 +48,12 @@ type Runner struct {
 	client *lab.Client
 	plan   *lab.Plan
 	status *lab.Status
+	slow   int
 }
 
 // NewRunner looks at the lab once; what checks' ${...} stand for is from then.
-func NewRunner(ctx context.Context, c *lab.Client) (*Runner, error) {
+// On a machine that is slow times slower, deadlines are as much later.
+func NewRunner(ctx context.Context, c *lab.Client, slow int) (*Runner, error) {
 	p, err := c.Plan(ctx)
 	if err != nil {
 		return nil, err
@@ -60,7 +62,7 @@ func NewRunner(ctx context.Context, c *lab.Client) (*Runner, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Runner{client: c, plan: p, status: st}, nil
+	return &Runner{client: c, plan: p, status: st, slow: slow}, nil
 }
 
 // failure says what a check found in place of what it expected.
@@ -76,7 +78,7 @@ func (e *unableError) Error() string { return e.why }
 // Run runs one check. One that goes wrong in the middle has failed, too.
 func (r *Runner) Run(ctx context.Context, c lab.CheckSpec) Result {
 	from := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(r.slow)*patience)
 	defer cancel()
 	expected, err := r.until(ctx, c)
 	res := Result{Title: c.Title(), Claim: c.Claim, Outcome: Passed, Expected: expected, Found: "as expected", TookMs: Millis(time.Since(from))}

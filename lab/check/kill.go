@@ -90,9 +90,10 @@ func (r *Runner) wait(ctx context.Context, so func(*lab.Status, lab.NodeStatus) 
 
 // converged compares what up measured.
 func (r *Runner) converged(c lab.ConvergedCheck) (string, error) {
-	expected := fmt.Sprintf("at most %v after up began", c.Within)
+	within := time.Duration(r.slow) * c.Within
+	expected := fmt.Sprintf("at most %v after up began", within)
 	took := time.Duration(r.status.Timings.ConvergedMs) * time.Millisecond
-	if took > c.Within {
+	if took > within {
 		return expected, &failure{expected, took.String()}
 	}
 	return fmt.Sprintf("%s; %v measured", expected, took), nil

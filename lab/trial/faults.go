@@ -38,7 +38,12 @@ func (a *attempt) play(ctx context.Context, c *lab.Client) error {
 		paths = longestPath(plan)
 	}
 	from := time.Now()
-	r, err := fault.Play(ctx, c, a.Spec.Faults, paths)
+	faults := slices.Clone(a.Spec.Faults)
+	for i := range faults {
+		faults[i].At *= a.slow()
+		faults[i].For *= a.slow()
+	}
+	r, err := fault.Play(ctx, c, faults, paths)
 	res := check.Result{Title: fmt.Sprintf("%d faults, then all is as before", len(a.Spec.Faults)), Outcome: check.Passed,
 		Expected: fmt.Sprintf("ready and whole within %v after the last", fault.Recovery), TookMs: check.Millis(time.Since(from))}
 	if err != nil {
@@ -62,14 +67,15 @@ func (a *attempt) play(ctx context.Context, c *lab.Client) error {
 	a.note(res)
 	for _, spec := range checks {
 		i := slices.IndexFunc(r.Paths, func(p fault.PathReport) bool { return p.From == spec.Blackout.From && p.To == spec.Blackout.To })
-		a.note(judge(spec, r.Paths[i]))
+		a.note(judge(spec, r.Paths[i], a.slow()))
 	}
 	return nil
 }
 
 // judge compares a path's longest outage with what a check allows.
-func judge(spec lab.CheckSpec, p fault.PathReport) check.Result {
-	b := spec.Blackout
+func judge(spec lab.CheckSpec, p fault.PathReport, slow time.Duration) check.Result {
+	b := *spec.Blackout
+	b.Most *= slow
 	longest := p.Longest()
 	res := check.Result{Title: spec.Title(), Claim: spec.Claim, Outcome: check.Passed,
 		Expected: fmt.Sprintf("%v to %v without an answer", b.Least, b.Most), Found: words(p), TookMs: longest.Ms}

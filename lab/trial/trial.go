@@ -29,6 +29,7 @@ type Options struct {
 	Machine  lab.Machine
 	Timeout  time.Duration // of one lab: up and checks
 	Parallel int           // labs at once
+	Slow     int           // how many times slower this machine is than most; 0 is 1
 	// Keep is the directory where failed labs leave evidence; it is made when
 	// the first does.
 	Keep func() (string, error)
@@ -132,6 +133,9 @@ func (t Trial) run(ctx context.Context, o Options) Report {
 	return r
 }
 
+// slow is how many times longer everything may take here.
+func (a *attempt) slow() time.Duration { return time.Duration(max(a.Slow, 1)) }
+
 // stop notes why the lab's checks did not come to their end.
 func (a *attempt) stop(o check.Outcome, err error) {
 	a.report.Reason = err.Error()
@@ -211,7 +215,7 @@ func (a *attempt) up(from time.Time, err error) {
 
 // checks runs those of the file.
 func (a *attempt) checks(ctx context.Context, c *lab.Client) error {
-	runner, err := check.NewRunner(ctx, c)
+	runner, err := check.NewRunner(ctx, c, int(a.slow()))
 	if err != nil {
 		return err
 	}
