@@ -4,7 +4,7 @@ LABCTL  := bin/labctl
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 export CGO_ENABLED := 0
 
-.PHONY: bench-report stress soak build test race tools bench bench-backends gate claims lint demo fuzz clean help bench-iperf bench-bgp bench-scale bench-routed
+.PHONY: test-uml bench-report stress soak build test race tools bench bench-backends gate claims lint demo fuzz clean help bench-iperf bench-bgp bench-scale bench-routed
 .DEFAULT_GOAL := build
 
 build: ## build the one static binary, bin/labctl
@@ -12,6 +12,12 @@ build: ## build the one static binary, bin/labctl
 
 test: tools build ## run all tests; as root also what only root can
 	scripts/test
+
+test-uml: build tools ## run the conformance suites, the faults and all labs in a kernel of their own, user-mode Linux
+	scripts/uml/test
+
+bin/uml/linux: scripts/uml/config ## build that kernel
+	scripts/uml/kernel
 
 race: ## run the tests under the race detector (needs a C compiler)
 	CGO_ENABLED=1 $(GO) test -race -short ./...
