@@ -66,7 +66,7 @@ type IPIPPath struct{ *datapath.Path }
 // calling thread; the path may be run from any other. It knows no hosts. What
 // the machine does not allow is told with its cure.
 func OpenIPIP(c Config, u nodes.Underlay, log *slog.Logger) (*IPIPPath, error) {
-	p, err := ipip.Open(ipip.Config{Local: u.Addr, MTU: c.MTU(u), Level: datapath.Auto}, log)
+	p, err := ipip.Open(ipip.Config{Device: IPIPDevice, MTU: c.MTU(u), Local: u.Addr, Level: datapath.Auto}, log)
 	if err != nil {
 		return nil, err
 	}

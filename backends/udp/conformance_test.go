@@ -7,10 +7,11 @@ import (
 
 	"labctl/backends"
 	"labctl/backends/backendtest"
+	"labctl/nodes/nodestest"
 )
 
 func TestKernel(t *testing.T) {
-	requireTun(t)
+	nodestest.Require(t, nodestest.TUN)
 	for _, level := range []string{"plain", "batch", "gso"} {
 		t.Run(level, func(t *testing.T) {
 			backendtest.RunKernel(t, func(options string) backends.Backend {

@@ -3,15 +3,11 @@ package udp
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"net/netip"
-	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -71,8 +67,7 @@ type offload struct{ underlay, containers bool }
 // newWorld builds everything but the paths.
 func newWorld(t testing.TB, off offload) *world {
 	t.Helper()
-	nodestest.Require(t, nodestest.Netns)
-	requireTun(t)
+	nodestest.Require(t, nodestest.Netns, nodestest.TUN)
 	all, err := nodes.NewNamespaces([]string{"h1", "h2", "c1", "c2"})
 	if err != nil {
 		t.Fatal(err)
@@ -119,16 +114,6 @@ func newWorld(t testing.TB, off offload) *world {
 	one.carry("")
 	two.carry("")
 	return w
-}
-
-// requireTun skips the test on a machine that lets nobody make a TUN device.
-func requireTun(t testing.TB) {
-	t.Helper()
-	f, err := os.OpenFile(datapath.TUN, os.O_RDWR, 0)
-	if err != nil {
-		t.Skipf("this machine has no TUN devices: %v", err)
-	}
-	f.Close()
 }
 
 func reconciler(t testing.TB, ns *nodes.Namespace) *nodes.Reconciler {
@@ -225,43 +210,8 @@ func must(t testing.TB, ns *nodes.Namespace, line string) string {
 func (w *world) transfer(from, to int, n int) {
 	w.t.Helper()
 	src, dst := w.hosts[from], w.hosts[to]
-	var l net.Listener
-	err := dst.c.Do(func() (err error) {
-		l, err = net.Listen("tcp4", netip.AddrPortFrom(dst.container, 0).String())
-		return err
-	})
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	defer l.Close()
-	var c net.Conn
-	err = src.c.Do(func() (err error) {
-		c, err = net.DialTimeout("tcp4", l.Addr().String(), 5*time.Second)
-		return err
-	})
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	data := make([]byte, n)
-	rand.NewChaCha8([32]byte{byte(n)}).Read(data)
-	sent := make(chan error, 1)
-	go func() {
-		_, err := c.Write(data)
-		sent <- errors.Join(err, c.Close())
-	}()
-	s, err := l.Accept()
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	defer s.Close()
-	s.SetDeadline(time.Now().Add(20 * time.Second))
-	sum := sha256.New()
-	got, err := io.Copy(sum, s)
-	if err := errors.Join(err, <-sent); err != nil {
-		w.t.Fatalf("after %d bytes: %v; %+v", got, err, src.path.Traffic())
-	}
-	if want := sha256.Sum256(data); !bytes.Equal(sum.Sum(nil), want[:]) {
-		w.t.Errorf("%d bytes arrived that are not the %d that were sent", got, n)
+	if err := nodestest.Transfer(src.c, dst.c, dst.container, n); err != nil {
+		w.t.Fatalf("%v; %+v", err, src.path.Traffic())
 	}
 }
 

@@ -270,6 +270,21 @@ func TestTraceNamesFaults(t *testing.T) {
 			{name: "peer's agent dead", killAgent: "node2", code: trace.AgentDead, where: "node2", last: "node2:eth0", missing: "node2:flannel0", evidence: "its agent does not run"},
 		})
 	})
+	t.Run("ipip", func(t *testing.T) {
+		t.Parallel()
+		all := []tracedFault{
+			{name: "protocol 4 filtered", do: filter("node2", "inet", "input", "ip protocol 4 counter drop"), undo: unfilter("node2", "inet"),
+				code: trace.NFTDrop, where: "node2", last: "node2:eth0", missing: "node2:tunl0", evidence: "hook input"},
+			{name: "missing route", do: [][]string{{"node1", "ip", "route", "del", "{subnet2}"}},
+				code: trace.MissingRoute, where: "node1", last: "node1:veth1", missing: "node1:tunl0", evidence: "drift: missing route"},
+		}
+		if !kernelIPIP() {
+			all = append(all,
+				tracedFault{name: "agent dead", killAgent: "node1", code: trace.AgentDead, where: "node1", last: "node1:veth1", missing: "node1:tunl0", evidence: "its agent does not run"},
+				tracedFault{name: "peer's agent dead", killAgent: "node2", code: trace.AgentDead, where: "node2", last: "node2:eth0", missing: "node2:tunl0", evidence: "nobody listens on protocol 4"})
+		}
+		testTracedFaults(t, "calico-ipip", all)
+	})
 }
 
 func testTracedFaults(t *testing.T, text string, all []tracedFault) {

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -82,6 +83,10 @@ const (
 	VXLAN  Feature = "vxlan devices"
 	Bridge Feature = "bridge devices"
 	NFT    Feature = "nftables"
+	TUN    Feature = "TUN devices"
+	// IPIP is that each new namespace has a tunl0, as soon as the kernel's ipip
+	// is built in, or somebody has loaded it.
+	IPIP Feature = "ipip in its kernel, built in or loaded (modprobe ipip, which gives every namespace a tunl0)"
 )
 
 // Tool is the feature that a program is installed.
@@ -117,6 +122,18 @@ func probe(f Feature) error {
 		s.Links = []nodes.Link{nodes.Bridge{LinkAttrs: nodes.LinkAttrs{Name: "br0"}}}
 	case VXLAN:
 		return probeVXLAN(ns)
+	case TUN:
+		f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		return f.Close()
+	case IPIP:
+		devices, err := ns.Devices()
+		if err == nil && !slices.ContainsFunc(devices, func(d nodes.Device) bool { return d.Kind == "ipip" }) {
+			err = errors.New("a new namespace has no such device")
+		}
+		return err
 	case NFT:
 		s.Tables = []nodes.Table{{Name: "probe", Chains: []nodes.Chain{{Name: "c", Hook: nodes.PostroutingNAT,
 			Rules: []nodes.Rule{{OutDev: "lo", Verdict: nodes.Masquerade}}}}}}

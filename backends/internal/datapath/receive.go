@@ -174,11 +174,16 @@ func (r *receiver) message(t *table, i int) {
 			continue
 		}
 		if header != nil && unfinished(d) {
-			if len(d) > r.config.MTU && d[9] == protoTCP {
+			switch {
+			case len(d) <= r.config.MTU:
+				finishTransport(d)
+			case d[9] == protoTCP:
 				r.cut(d)
 				continue
+			default: // datagrams that the kernel merged: nothing tells where one ends
+				r.in.drop(tooBig)
+				continue
 			}
-			finishTransport(d)
 		}
 		if r.m.add(r.slots[i], start+at, n) {
 			r.held = i

@@ -12,17 +12,18 @@ const Overhead = minHeader
 
 // Config is what a path is opened with.
 type Config struct {
-	Local netip.Addr // the host's address on the underlay
-	MTU   int        // of the device
-	Level string     // datapath.Auto, or a Level's name
+	Device string     // Device, unless the kernel has that
+	MTU    int        // of the device
+	Local  netip.Addr // the host's address on the underlay
+	Level  string     // datapath.Auto, or a Level's name
 }
 
-// Open makes tunl0 and opens the socket, in the network namespace of the
+// Open makes the device and opens the socket, in the network namespace of the
 // calling thread. As the kernel's does, the path takes from its peers whatever
 // they send; others' packets it drops.
 func Open(c Config, log *slog.Logger) (*datapath.Path, error) {
 	return datapath.Open(datapath.Config{
-		Device: Device, MTU: c.MTU, Level: c.Level, VerifySource: true,
+		Device: c.Device, MTU: c.MTU, Level: c.Level, VerifySource: true,
 		Wire: datapath.Wire{
 			Name: "ipip", Overhead: Overhead,
 			Open:     func() (int, error) { return openSocket(c.Local) },
