@@ -256,7 +256,7 @@ func (c *checker) table(t Table) (string, error) {
 			errs = append(errs, errors.New("chain without a name"))
 		case chains[ch.Name]:
 			errs = append(errs, fmt.Errorf("chain %s: stands there twice", ch.Name))
-		case ch.Hook < 0 || ch.Hook > Output:
+		case ch.Hook < 0 || ch.Hook > PreroutingRaw:
 			errs = append(errs, fmt.Errorf("chain %s: hook %d", ch.Name, ch.Hook))
 		}
 		chains[ch.Name] = true
@@ -307,10 +307,12 @@ func checkRule(h Hook, r Rule) error {
 		return fmt.Errorf("ports %d to %d: not a range", r.DstPort, r.DstPortEnd)
 	case r.State > Invalid|Established|Related|New:
 		return fmt.Errorf("connection state %#x", uint32(r.State))
-	case r.Verdict < Accept || r.Verdict > Jump:
+	case r.Verdict < Accept || r.Verdict > NoTrack:
 		return errors.New("no verdict")
 	case r.Verdict == Masquerade && h != PostroutingNAT:
 		return errors.New("masquerade outside of postrouting")
+	case r.Verdict == NoTrack && h != PreroutingRaw:
+		return errors.New("notrack outside of raw prerouting")
 	case r.Verdict == DNAT && h != PreroutingNAT && h != OutputNAT:
 		return errors.New("dnat outside of prerouting and output")
 	case r.Verdict == DNAT && !r.To.Addr().IsValid():

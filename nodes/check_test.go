@@ -41,6 +41,7 @@ func TestCheck(t *testing.T) {
 		{"machine's sysctl", nodes.State{Sysctls: []nodes.Sysctl{{Key: "kernel/pid_max", Value: "1"}}}, "only net/"},
 		{"sysctl outside", nodes.State{Sysctls: []nodes.Sysctl{{Key: "net/../kernel/pid_max", Value: "1"}}}, "not a path"},
 		{"masquerade", table(nodes.Forward, nodes.Rule{Verdict: nodes.Masquerade}), "masquerade outside of postrouting"},
+		{"notrack", table(nodes.PreroutingNAT, nodes.Rule{Verdict: nodes.NoTrack}), "notrack outside of raw prerouting"},
 		{"dnat", table(nodes.PreroutingNAT, nodes.Rule{Verdict: nodes.DNAT}), "dnat to nowhere"},
 		{"port", table(nodes.Input, nodes.Rule{DstPort: 1, Verdict: nodes.Drop}), "without a protocol"},
 		{"mixed", table(nodes.Input, nodes.Rule{Src: prefix("10.0.0.0/8"), Dst: prefix("fd00::/8"), Verdict: nodes.Drop}), "mixes IPv4 and IPv6"},

@@ -448,6 +448,7 @@ func TestFingerprint(t *testing.T) {
 			{SrcSet: "full", DstSet: "empty", NotSrcs: []netip.Prefix{p4}, NotDsts: []netip.Prefix{p4, p4}, Protocol: "icmp", Verdict: Return},
 			{State: Established | Related, Verdict: Accept}, {Protocol: "tcp", DstPort: 80, DstPortEnd: 90, Verdict: Drop},
 		}},
+		{Name: "i", Hook: PreroutingRaw, Rules: []Rule{{Src: p4, Dst: p4, Verdict: NoTrack}}},
 		{Name: "h", Hook: Forward, Rules: []Rule{{Dst: p4, Verdict: Jump, Chain: "g", Comment: "on"}}},
 	}, Sets: []Set{{Name: "full", Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("10.0.0.1")}}, {Name: "empty"}}}
 	r.Set(State{Tables: []Table{table}})

@@ -33,6 +33,7 @@ const (
 	Forward                        // type filter, hook forward, priority filter
 	Input                          // type filter, hook input, priority filter
 	Output                         // type filter, hook output, priority filter
+	PreroutingRaw                  // type filter, hook prerouting, priority raw: before connection tracking
 )
 
 // Chain is a base chain with policy accept or, without a hook, one that rules
@@ -54,6 +55,7 @@ const (
 	Masquerade // with fully-random
 	DNAT       // to Rule.To
 	Jump       // to Rule.Chain; what comes back goes on with the next rule
+	NoTrack    // connection tracking passes the packet over
 )
 
 // ConnState is what connection tracking says of a packet; several are or-ed.

@@ -292,6 +292,8 @@ func (c Chain) base(t *nftables.Table) *nftables.Chain {
 		b.Type, b.Hooknum, b.Priority = nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter
 	case Input:
 		b.Type, b.Hooknum, b.Priority = nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter
+	case PreroutingRaw:
+		b.Type, b.Hooknum, b.Priority = nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw
 	case Output:
 		b.Type, b.Hooknum, b.Priority = nftables.ChainTypeFilter, nftables.ChainHookOutput, nftables.ChainPriorityFilter
 	}
@@ -401,6 +403,8 @@ func (r Rule) exprs() []expr.Any {
 		out = append(out, &expr.Verdict{Kind: expr.VerdictReturn})
 	case Jump:
 		out = append(out, &expr.Verdict{Kind: expr.VerdictJump, Chain: r.Chain})
+	case NoTrack:
+		out = append(out, &expr.Notrack{})
 	case Masquerade:
 		out = append(out, &expr.Masq{FullyRandom: true})
 	case DNAT:

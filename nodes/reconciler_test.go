@@ -212,6 +212,7 @@ func testTable() nodes.Table {
 			{Mark: 7, MarkMask: 0xffffffff, Verdict: nodes.Drop},
 		}},
 		{Name: "in", Hook: nodes.Input},
+		{Name: "raw", Hook: nodes.PreroutingRaw, Rules: []nodes.Rule{{Src: cluster, Dst: cluster, Verdict: nodes.NoTrack}}},
 		{Name: "filterout", Hook: nodes.Output, Rules: []nodes.Rule{{Protocol: "udp", DstPort: 9, Verdict: nodes.Drop}}},
 	}}
 }

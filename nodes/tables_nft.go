@@ -22,7 +22,7 @@ type TableRule struct {
 	Hook     string `json:"hook,omitempty"` // prerouting, input, forward, output, postrouting; "" for a chain that is jumped to
 	Priority int    `json:"priority,omitempty"`
 	Conds    []Cond `json:"conds,omitempty"`
-	// Verdict is drop, reject, accept, masquerade, snat, dnat, jump NAME ...
+	// Verdict is drop, reject, accept, notrack, masquerade, snat, dnat, jump NAME ...
 	Verdict string `json:"verdict"`
 	Comment string `json:"comment,omitempty"`
 	// Packets is what the rule counted; nil without a counter.
@@ -385,6 +385,8 @@ func tableRule(base TableRule, r *nftables.Rule) TableRule {
 			base.Verdict = verdictName(e)
 		case *expr.Reject:
 			base.Verdict = "reject"
+		case *expr.Notrack:
+			base.Verdict = "notrack"
 		case *expr.Masq:
 			base.Verdict = "masquerade"
 		case *expr.NAT:

@@ -317,3 +317,93 @@ add rule ip oracle went iifname "veth2" ip protocol icmp counter`)
 		send("172.17.66.6", 0, packets)
 	})
 }
+
+// Where natOutgoing alone asks for connection tracking, containers' packets to
+// each other pass it over: nft counts how it sees them. Policies and published
+// ports, which must know connections, have them tracked.
+func TestCalicoUntracked(t *testing.T) {
+	t.Parallel()
+	needTool(t, "nft", "ping", "curl")
+	forUsers(t, func(t *testing.T, u user) {
+		l := u.upText(t, `name: untracked
+calico: {pool: 10.9.0.0/16, natOutgoing: on}
+segments: {lan: {subnet: 192.168.50.0/24}}
+internet: {subnet: 203.0.113.0/24}
+nodes:
+  node1: {containers: [a, b]}
+  node2: {containers: [{name: web, serve: [80]}]}
+  node3: {containers: [a, {name: web, serve: [80], publish: ["8080:80"]}]}
+`)
+		ip := map[string]string{}
+		for _, n := range l.status(t).Nodes {
+			ip[n.Name] = n.PublicIP
+			for _, c := range n.Containers {
+				ip[n.Name+"."+c.Name] = c.IP
+			}
+		}
+		for _, host := range []string{"node1", "node3"} {
+			l.exec(t, host, "nft", `add table ip oracle
+add chain ip oracle went { type filter hook forward priority 10; }
+add rule ip oracle went ct state untracked counter comment "untracked"
+add rule ip oracle went ct state new,established counter comment "tracked"`)
+		}
+		counters := regexp.MustCompile(`(?s)untracked counter packets (\d+).*counter packets (\d+)`)
+		counted := func(host string) (n [2]int) {
+			t.Helper()
+			out := l.exec(t, host, "nft", "list", "chain", "ip", "oracle", "went")
+			found := counters.FindStringSubmatch(out)
+			if found == nil {
+				t.Fatalf("%s's counters:\n%s", host, out)
+			}
+			for i := range n {
+				n[i], _ = strconv.Atoi(found[i+1])
+			}
+			return n
+		}
+		// forwarded counts the packets that cross a host while f runs.
+		forwarded := func(host string, f func()) (untracked, tracked int) {
+			t.Helper()
+			before := counted(host)
+			f()
+			after := counted(host)
+			return after[0] - before[0], after[1] - before[1]
+		}
+		const packets = 3
+		pinged := func(host, from, to string) (untracked, tracked int) {
+			t.Helper()
+			return forwarded(host, func() { l.exec(t, from, "ping", "-n", "-c", strconv.Itoa(packets), "-i", "0.05", ip[to]) })
+		}
+		if u, tr := pinged("node1", "node1.a", "node2.web"); u != 2*packets || tr != 0 {
+			t.Errorf("to another host's container: %d packets untracked and %d tracked, want %d and 0", u, tr, 2*packets)
+		}
+		if u, tr := pinged("node1", "node1.a", "node1.b"); u != 2*packets || tr != 0 {
+			t.Errorf("to a container beside it: %d packets untracked and %d tracked, want %d and 0", u, tr, 2*packets)
+		}
+		var saw string
+		outside := func() { saw = strings.TrimSpace(l.exec(t, "node1.a", "curl", "-s", "http://203.0.113.1/")) }
+		if u, tr := forwarded("node1", outside); u != 0 || tr == 0 || !strings.Contains(saw, ip["node1"]) {
+			t.Errorf("to the outside: %d packets untracked and %d tracked, and it saw %q; want 0, some, and %s", u, tr, saw, ip["node1"])
+		}
+
+		// A published port, from beside it and from another host: its answers come
+		// back as from the host.
+		if u, tr := pinged("node3", "node3.a", "node2.web"); u != 0 || tr != 2*packets {
+			t.Errorf("from a host with a published port: %d packets untracked and %d tracked, want 0 and %d", u, tr, 2*packets)
+		}
+		for _, from := range []string{"node1.a", "node3.a"} {
+			l.exec(t, from, "curl", "-sf", "--max-time", "5", "http://"+ip["node3"]+":8080/")
+		}
+
+		// Policies know connections.
+		policies := u.file(t, "policies: {open: {podSelector: {}, ingress: [{}]}}\n")
+		l.run(t, "policy", "apply", "-l", l.name, policies)
+		if u, tr := pinged("node1", "node1.a", "node2.web"); u != 0 || tr != 2*packets {
+			t.Errorf("with a policy: %d packets untracked and %d tracked, want 0 and %d", u, tr, 2*packets)
+		}
+		l.run(t, "policy", "-l", l.name, "-p", "tcp/80")
+		l.run(t, "policy", "apply", "-l", l.name, u.file(t, "policies: {}\n"))
+		if u, tr := pinged("node1", "node1.a", "node2.web"); u != 2*packets || tr != 0 {
+			t.Errorf("without policies again: %d packets untracked and %d tracked, want %d and 0", u, tr, 2*packets)
+		}
+	})
+}

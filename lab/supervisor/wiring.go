@@ -229,8 +229,26 @@ func (s *Supervisor) hostState(h *host) (nodes.State, error) {
 	if t := h.runtimeRules(); len(t.Chains) > 0 {
 		st.Tables = append(st.Tables, t)
 	}
-	err = s.policyState(&st, h)
-	return st, err
+	if err := s.policyState(&st, h); err != nil {
+		return st, err
+	}
+	s.untrack(&st)
+	return st, nil
+}
+
+// untrack lets containers' packets to each other pass connection tracking over,
+// through which natOutgoing takes every packet of its host. Rules that know
+// connections are in the way of that: policies, and published ports, whose
+// answers have to be translated back.
+func (s *Supervisor) untrack(st *nodes.State) {
+	c := s.current().Calico
+	if c == nil || !c.NATOutgoing || len(st.Tables) > 0 {
+		return
+	}
+	st.Tables = append(st.Tables, nodes.Table{Name: "labctl-untracked", Chains: []nodes.Chain{{
+		Name: "prerouting", Hook: nodes.PreroutingRaw,
+		Rules: []nodes.Rule{{Src: c.Pool, Dst: c.Pool, Verdict: nodes.NoTrack, Comment: "containers to each other"}},
+	}}})
 }
 
 // runtimeRules are what a container runtime adds: published ports, and in a
