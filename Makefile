@@ -31,7 +31,7 @@ bench: build ## measure up, converged, first packet, down; compare with mininet
 bench-bgp: build ## measure how soon BGP brings routes and takes them away
 	$(GO) run ./scripts/bench -labctl $(LABCTL) -bgp
 
-bench-routed: build ## measure calico-routed: up, and a stream beside the same path made by ip commands
+bench-routed: build ## measure calico-routed: up, and a stream beside the same path made by ip commands, with what costs what
 	scripts/tools && $(GO) run ./scripts/bench -labctl $(LABCTL) -routed
 
 bench-scale: build ## measure how labs grow from 3 to 200 nodes (SIZES=500 for others), and with which exponent

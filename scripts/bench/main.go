@@ -43,7 +43,7 @@ func main() {
 	onlyScale := flag.Bool("scale", false, "only how labs grow: -sizes, one lab of each")
 	onlyBGP := flag.Bool("bgp", false, "only routes by BGP")
 	onlyRouted := flag.Bool("routed", false, "only calico-routed")
-	routedRounds := flag.Int("routed-rounds", 20, "pairs of streams, over calico-routed and over the same path made by hand")
+	routedRounds := flag.Int("routed-rounds", 20, "rounds of a stream over calico-routed and over each path made by hand")
 	var bb backends
 	compare := flag.Bool("backends", false, "compare backends instead")
 	flag.IntVar(&bb.rounds, "backend-rounds", 8, "rounds of each backend")

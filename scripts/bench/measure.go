@@ -31,7 +31,12 @@ type iperfReport struct {
 		SumReceived struct {
 			BitsPerSecond float64 `json:"bits_per_second"`
 			Bytes         float64 `json:"bytes"`
+			Seconds       float64 `json:"seconds"`
 		} `json:"sum_received"`
+		CPU struct {
+			Host   float64 `json:"host_total"` // per cent of one processor
+			Remote float64 `json:"remote_total"`
+		} `json:"cpu_utilization_percent"`
 		Sum struct {
 			Packets float64 `json:"packets"`
 			Lost    float64 `json:"lost_packets"`
