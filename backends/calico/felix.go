@@ -92,6 +92,17 @@ func Desired(h Host) (s nodes.State, problems []error) {
 	return s, problems
 }
 
+// by is the remotes that are reached in a way.
+func (h Host) by(way Way) []Remote {
+	var all []Remote
+	for _, r := range h.Remotes {
+		if h.Encapsulation.Way(h.Underlay, r.NextHop) == way {
+			all = append(all, r)
+		}
+	}
+	return all
+}
+
 // endSettings are the sysctls of a container's veth end in the host.
 func endSettings(dev string) []nodes.Sysctl {
 	conf := "net/ipv4/conf/" + dev + "/"

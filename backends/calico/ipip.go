@@ -29,28 +29,31 @@ func IPIPInKernel(devices []nodes.Device) bool { return ipip.InKernel(devices) }
 //
 //	10.244.9.0/26 via 192.168.52.1 dev tunl0 onlink       which way, to which host
 //
-// The kernel's takes packets from anybody, so nftables has to tell hosts from
-// others; an IPIPPath does it by itself.
+// What a container wraps itself, and natOutgoing would make its host's, gets no
+// further: another host would unwrap it, whatever a policy says. The kernel's
+// device takes packets from anybody, so it has to be told who is a host; an
+// IPIPPath looks by itself.
 func (h Host) tunl(s *nodes.State) {
 	s.Links = append(s.Links, nodes.Port{LinkAttrs: nodes.LinkAttrs{Name: IPIPDevice, MTU: h.MTU(h.Underlay)}})
-	if !h.InKernel {
-		return
-	}
-	const hosts = "hosts"
-	s.Tables = append(s.Tables, nodes.Table{
-		Name: "labctl-ipip", Sets: []nodes.Set{{Name: hosts, Addrs: h.hosts(ByIPIP)}},
-		Chains: []nodes.Chain{{Name: "input", Hook: nodes.Input, Rules: []nodes.Rule{
+	t := nodes.Table{Name: "labctl-ipip", Chains: []nodes.Chain{{Name: "forward", Hook: nodes.Forward, Rules: []nodes.Rule{
+		{Protocol: "ipip", Src: h.Pool, Verdict: nodes.Drop, Comment: "ipip of a container"},
+	}}}}
+	if h.InKernel {
+		const hosts = "hosts"
+		t.Sets = []nodes.Set{{Name: hosts, Addrs: h.nextHops(ByIPIP)}}
+		t.Chains = append(t.Chains, nodes.Chain{Name: "input", Hook: nodes.Input, Rules: []nodes.Rule{
 			{Protocol: "ipip", SrcSet: hosts, Verdict: nodes.Accept, Comment: "ipip of the network's hosts"},
 			{Protocol: "ipip", Verdict: nodes.Drop, Comment: "ipip of anybody else"},
-		}}},
-	})
+		}})
+	}
+	s.Tables = append(s.Tables, t)
 }
 
-// hosts are the addresses of the hosts that are reached in a way.
-func (h Host) hosts(way Way) []netip.Addr {
+// nextHops are the hosts that are reached in a way, each once.
+func (h Host) nextHops(way Way) []netip.Addr {
 	var all []netip.Addr
-	for _, r := range h.Remotes {
-		if h.Encapsulation.Way(h.Underlay, r.NextHop) == way && !slices.Contains(all, r.NextHop) {
+	for _, r := range h.by(way) {
+		if !slices.Contains(all, r.NextHop) {
 			all = append(all, r.NextHop)
 		}
 	}
@@ -77,10 +80,8 @@ func OpenIPIP(c Config, u nodes.Underlay, log *slog.Logger) (*IPIPPath, error) {
 // Desired makes routes by IPIP to.
 func (p *IPIPPath) Set(h Host) {
 	var peers []datapath.Peer
-	for _, r := range h.Remotes {
-		if h.Encapsulation.Way(h.Underlay, r.NextHop) == ByIPIP {
-			peers = append(peers, ipip.Peer(r.NextHop, r.Dst))
-		}
+	for _, r := range h.by(ByIPIP) {
+		peers = append(peers, ipip.Peer(r.NextHop, r.Dst))
 	}
 	p.Path.Set(ipip.Self(h.Tunnel), peers)
 }

@@ -56,15 +56,17 @@ func TestDesiredIPIP(t *testing.T) {
 					{Dst: prefix("10.244.2.7/32"), Via: addr("192.168.52.1"), Dev: "tunl0", OnLink: true},
 				},
 			}
+			table := nodes.Table{Name: "labctl-ipip", Chains: []nodes.Chain{{Name: "forward", Hook: nodes.Forward, Rules: []nodes.Rule{
+				{Protocol: "ipip", Src: h.Pool, Verdict: nodes.Drop, Comment: "ipip of a container"},
+			}}}}
 			if tt.inKernel {
-				want.Tables = []nodes.Table{{
-					Name: "labctl-ipip", Sets: []nodes.Set{{Name: "hosts", Addrs: tt.senders}},
-					Chains: []nodes.Chain{{Name: "input", Hook: nodes.Input, Rules: []nodes.Rule{
-						{Protocol: "ipip", SrcSet: "hosts", Verdict: nodes.Accept, Comment: "ipip of the network's hosts"},
-						{Protocol: "ipip", Verdict: nodes.Drop, Comment: "ipip of anybody else"},
-					}}},
-				}}
+				table.Sets = []nodes.Set{{Name: "hosts", Addrs: tt.senders}}
+				table.Chains = append(table.Chains, nodes.Chain{Name: "input", Hook: nodes.Input, Rules: []nodes.Rule{
+					{Protocol: "ipip", SrcSet: "hosts", Verdict: nodes.Accept, Comment: "ipip of the network's hosts"},
+					{Protocol: "ipip", Verdict: nodes.Drop, Comment: "ipip of anybody else"},
+				}})
 			}
+			want.Tables = []nodes.Table{table}
 			if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}, netip.AddrPort{})); diff != "" {
 				t.Errorf("Desired() (-want +got):\n%s", diff)
 			}

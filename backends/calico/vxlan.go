@@ -38,8 +38,8 @@ func (h Host) vtep(s *nodes.State) (problems []error) {
 		VNI:       vxlanVNI, Port: vxlanPort, Local: h.Underlay.Addr, Dev: h.Underlay.Dev,
 	})
 	seen := map[netip.Addr]bool{}
-	for _, r := range h.Remotes {
-		if h.Encapsulation.Way(h.Underlay, r.NextHop) != ByVXLAN || seen[r.NextHop] {
+	for _, r := range h.by(ByVXLAN) {
+		if seen[r.NextHop] {
 			continue
 		}
 		seen[r.NextHop] = true

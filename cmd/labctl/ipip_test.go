@@ -69,7 +69,7 @@ func TestIPIPCrossSubnet(t *testing.T) {
 }
 
 // Packets of protocol 4 from anybody but the network's hosts go no further, and
-// are counted.
+// are counted: at the host that they are for, and a container's at its own.
 func TestIPIPStrangers(t *testing.T) {
 	t.Parallel()
 	needTool(t, "nft")
@@ -78,26 +78,43 @@ func TestIPIPStrangers(t *testing.T) {
 		return
 	}
 	l := u.up(t, "calico-ipip")
-	stranger, err := (&lab.Client{Dir: lab.Dir(l.dir())}).Socket(t.Context(), "etcd", unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_IPIP)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer stranger.Close()
-	eventually(t, patience, func() error {
-		if err := unix.Sendto(int(stranger.Fd()), []byte("whoever that is"), 0, &unix.SockaddrInet4{Addr: [4]byte{192, 168, 51, 1}}); err != nil {
-			return err
-		}
-		if kernelIPIP() {
-			if rules := l.exec(t, "node1", "nft", "list", "table", "inet", "labctl-ipip"); !regexp.MustCompile(`packets [1-9][0-9]* .* drop comment "ipip of anybody else"`).MatchString(rules) {
-				return fmt.Errorf("not counted:\n%s", rules)
-			}
-			return nil
-		}
-		if tr := l.status(t).Nodes[0].Traffic; tr == nil || tr.Drops["unknown-sender"] == 0 {
-			return fmt.Errorf("not counted: %+v", tr)
+	counted := func(comment string) error {
+		if rules := l.exec(t, "node1", "nft", "list", "table", "inet", "labctl-ipip"); !regexp.MustCompile(`packets [1-9][0-9]* .* drop comment "` + comment + `"`).MatchString(rules) {
+			return fmt.Errorf("%s: not counted:\n%s", comment, rules)
 		}
 		return nil
-	})
+	}
+	for _, tt := range []struct {
+		from    string
+		to      [4]byte
+		counted func() error
+	}{
+		{"etcd", [4]byte{192, 168, 51, 1}, func() error {
+			if kernelIPIP() {
+				return counted("ipip of anybody else")
+			}
+			if tr := l.status(t).Nodes[0].Traffic; tr == nil || tr.Drops["unknown-sender"] == 0 {
+				return fmt.Errorf("not counted: %+v", tr)
+			}
+			return nil
+		}},
+		{"node1.c1", [4]byte{192, 168, 51, 2}, func() error { return counted("ipip of a container") }},
+	} {
+		s, err := (&lab.Client{Dir: lab.Dir(l.dir())}).Socket(t.Context(), tt.from, unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_IPIP)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		eventually(t, patience, func() error {
+			if err := unix.Sendto(int(s.Fd()), []byte("whoever that is"), 0, &unix.SockaddrInet4{Addr: tt.to}); err != nil {
+				return err
+			}
+			return tt.counted()
+		})
+	}
+	if tr := l.status(t).Nodes[1].Traffic; tr != nil && len(tr.Drops) > 0 {
+		t.Errorf("node2 dropped %v, want nothing of the container's to have come so far", tr.Drops)
+	}
 	l.isReady(t)
 }
 
