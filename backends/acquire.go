@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -272,14 +273,19 @@ func choose(s Snapshot, r Request) (choice, error) {
 				l.Subnet, r.Network.SubnetLen, r.Network.Network)
 		}
 		c.stale = append(c.stale, l)
-		// What is about to be removed may stand in Previous's way, or in all's:
-		// it stays taken for this attempt, as its removal can still fail.
 	}
 	if r.Network.Allows(r.Previous) && !overlapsAny(r.Previous, s.taken) {
 		c.subnet = r.Previous
 		return c, nil
 	}
 	free := r.Network.free(s.taken, candidates)
+	if len(free) == 0 && len(c.stale) > 0 {
+		// Our own stale leases may have all there is, as one of a network before
+		// this one can. They go in the transaction that writes the new one.
+		free = r.Network.free(slices.DeleteFunc(slices.Clone(s.taken), func(t netip.Prefix) bool {
+			return slices.ContainsFunc(c.stale, func(l Lease) bool { return l.Subnet == t })
+		}), candidates)
+	}
 	if len(free) == 0 {
 		return choice{}, &ExhaustedError{Pool: r.Network.Pool, Leases: s.Leases, revision: s.Revision}
 	}

@@ -151,6 +151,34 @@ func TestAcquireAtOnce(t *testing.T) {
 	}
 }
 
+// A lease of the host's own that has the whole pool, of a network before this
+// one, makes way for the one that takes its place.
+func TestAcquireOwnLeaseOfTheWholePool(t *testing.T) {
+	ts := newTestStore(t)
+	r := host(t, 0, "10.1.0.0/28")
+	r.Network = mustNetwork(t, `{"Network":"10.1.0.0/28","SubnetLen":30}`)
+	grant, err := ts.raw().Grant(t.Context(), 60)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ts.raw().Put(t.Context(), subnets+"10.1.0.0-28", `{"PublicIP":"192.168.50.1"}`, clientv3.WithLease(grant.ID)); err != nil {
+		t.Fatal(err)
+	}
+	other := host(t, 1, "10.1.0.0/28")
+	other.Network = r.Network
+	if _, err := ts.Acquire(t.Context(), other); !errors.Is(err, backends.ErrExhausted) {
+		t.Errorf("Acquire() of another host = %v, want ErrExhausted", err)
+	}
+	l := ts.acquire(r).Lease()
+	if !r.Network.Allows(l.Subnet) {
+		t.Errorf("%s is not of the network", l.Subnet)
+	}
+	if diff := cmp.Diff([]string{l.Subnet.String()}, subnetsOf(ts.leases())); diff != "" {
+		t.Errorf("leases (-want +got):\n%s", diff)
+	}
+	ts.acquire(other)
+}
+
 func TestAcquireExhausted(t *testing.T) {
 	ts := newTestStore(t)
 	network := `{"Network":"10.1.0.0/28","SubnetLen":30}`
