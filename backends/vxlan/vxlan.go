@@ -98,34 +98,38 @@ func (b *Backend) Desired(self backends.Lease, peers []backends.Lease, u nodes.U
 			s.Routes = append(s.Routes, nodes.Route{Dst: p.Subnet, Via: p.PublicIP, Dev: u.Dev})
 			continue
 		}
-		mac, err := b.vtep(p, seen)
+		mac, first, err := b.vtep(p, seen)
 		if err != nil {
 			problems = append(problems, fmt.Errorf("peer %s: %s: %w", p.PublicIP, p.Subnet, err))
 			continue
 		}
 		base := p.Subnet.Addr()
 		s.Neighbours = append(s.Neighbours, nodes.Neighbour{Dev: dev, Addr: base, MAC: mac})
-		s.FDB = append(s.FDB, nodes.FDBEntry{Dev: dev, MAC: mac, Dst: p.PublicIP})
+		if first {
+			s.FDB = append(s.FDB, nodes.FDBEntry{Dev: dev, MAC: mac, Dst: p.PublicIP})
+		}
 		s.Routes = append(s.Routes, nodes.Route{Dst: p.Subnet, Via: base, Dev: dev, OnLink: true})
 	}
 	return s, problems
 }
 
 // vtep is the MAC of a peer's VTEP. seen is who has which so far: the FDB
-// holds one host for a MAC.
-func (b *Backend) vtep(p backends.Lease, seen map[string]netip.Addr) (net.HardwareAddr, error) {
+// holds one host for a MAC. first is false for a further lease of that host,
+// which has one VTEP for all of them.
+func (b *Backend) vtep(p backends.Lease, seen map[string]netip.Addr) (mac net.HardwareAddr, first bool, err error) {
 	vni, mac, err := decodeData(p.BackendData)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if vni >= 0 && vni != b.VNI {
-		return nil, fmt.Errorf("VNI %d, ours is %d; give the network one VNI and restart its agents", vni, b.VNI)
+		return nil, false, fmt.Errorf("VNI %d, ours is %d; give the network one VNI and restart its agents", vni, b.VNI)
 	}
-	if other, ok := seen[mac.String()]; ok {
-		return nil, fmt.Errorf("VtepMAC %s is also that of %s; delete flannel.%d and the lease on one of them", mac, other, b.VNI)
+	other, ok := seen[mac.String()]
+	if ok && other != p.PublicIP {
+		return nil, false, fmt.Errorf("VtepMAC %s is also that of %s; delete flannel.%d and the lease on one of them", mac, other, b.VNI)
 	}
 	seen[mac.String()] = p.PublicIP
-	return mac, nil
+	return mac, !ok, nil
 }
 
 func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }

@@ -89,6 +89,30 @@ func TestDesired(t *testing.T) {
 	}
 }
 
+// A host with two leases has one VTEP for both.
+func TestTwoLeasesOfOneHost(t *testing.T) {
+	b, err := New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const data = `{"VNI":1,"VtepMAC":"6a:00:00:00:00:02"}`
+	got, problems := b.Desired(ownLease(), []backends.Lease{
+		lease("10.244.2.0/24", "192.168.50.2", data), lease("10.244.3.0/24", "192.168.50.2", data),
+	}, testUnderlay())
+	if len(problems) > 0 {
+		t.Error(problems)
+	}
+	if err := nodes.Check(got); err != nil {
+		t.Error(err)
+	}
+	if diff := cmp.Diff([]nodes.FDBEntry{{Dev: "flannel.1", MAC: mac(t, "6a:00:00:00:00:02"), Dst: netip.MustParseAddr("192.168.50.2")}}, got.FDB, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+		t.Errorf("FDB (-want +got):\n%s", diff)
+	}
+	if len(got.Routes) != 2 || len(got.Neighbours) != 2 {
+		t.Errorf("%d routes and %d neighbours, want 2 of each", len(got.Routes), len(got.Neighbours))
+	}
+}
+
 func TestDirectRouting(t *testing.T) {
 	b, err := New(json.RawMessage(`{"Type":"vxlan","directrouting":true}`))
 	if err != nil {
