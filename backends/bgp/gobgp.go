@@ -23,20 +23,21 @@ type GoBGP struct {
 	server  *server.BgpServer
 	log     *listener
 	serving sync.WaitGroup
-	// flushing are flushSilent's; none begins once stop was called.
-	flushing sync.WaitGroup
-	stop     context.CancelFunc
-	changed  chan struct{}
+	stop    context.CancelFunc // of the server's events; nil before it is started
+	changed chan struct{}
 	// restarted says that the kernel still has routes of an earlier speaker
 	// here, which goes on forwarding (RFC 4724's restarting speaker).
 	restarted bool
 
 	setting sync.Mutex // held by Set; guards the block below
 	config  Config     // that holds; zero before the first
+	export  bool       // the export policy is set
 	paths   map[netip.Prefix]bool
 
-	mu    sync.Mutex // guards the block below
-	peers map[netip.Addr]Peer
+	mu       sync.Mutex // guards the block below
+	peers    map[netip.Addr]Peer
+	closed   bool
+	flushing sync.WaitGroup // flushSilent's; none is added once closed
 }
 
 var _ Speaker = (*GoBGP)(nil)
@@ -77,14 +78,16 @@ func (g *GoBGP) Set(ctx context.Context, c Config) error {
 	}
 	g.setting.Lock()
 	defer g.setting.Unlock()
-	if g.config.ASN == 0 {
+	if g.stop == nil {
 		if err := g.start(ctx, c); err != nil {
 			return err
 		}
+		// Should what follows fail, the next Set goes on from here.
+		g.config.ASN, g.config.RouterID, g.config.Listen = c.ASN, c.RouterID, slices.Clone(c.Listen)
 	} else if g.config.ASN != c.ASN || g.config.RouterID != c.RouterID || !slices.Equal(g.config.Listen, c.Listen) {
 		return errors.New("bgp: AS, router id and addresses of a running speaker do not change; start it again")
 	}
-	if g.config.ASN == 0 || g.config.Transit != c.Transit || !slices.Equal(selfPeers(g.config), selfPeers(c)) {
+	if !g.export || g.config.Transit != c.Transit || !slices.Equal(selfPeers(g.config), selfPeers(c)) {
 		definitions, export := policies(c)
 		err := g.server.SetPolicies(ctx, definitions) // which leaves assignments alone
 		if err == nil {
@@ -93,6 +96,7 @@ func (g *GoBGP) Set(ctx context.Context, c Config) error {
 		if err != nil {
 			return fmt.Errorf("bgp: export policy: %w", err)
 		}
+		g.export = true
 	}
 	var errs []error
 	for _, p := range g.config.Peers {
@@ -128,9 +132,8 @@ func (g *GoBGP) start(ctx context.Context, c Config) error {
 	g.peers = map[netip.Addr]Peer{}
 	g.mu.Unlock()
 	watch, stop := context.WithCancel(context.Background())
-	g.stop = stop
 	wake := func([]*apiutil.Path, time.Time) { g.wake() }
-	return g.server.WatchEvent(watch, server.WatchEventMessageCallbacks{
+	err := g.server.WatchEvent(watch, server.WatchEventMessageCallbacks{
 		OnBestPath: wake,
 		OnPathEor:  func(*apiutil.Path, time.Time) { g.wake() },
 		OnPeerUpdate: func(*apiutil.WatchEventMessage_PeerEvent, time.Time) {
@@ -138,6 +141,12 @@ func (g *GoBGP) start(ctx context.Context, c Config) error {
 			g.flushSilent()
 		},
 	}, server.WatchBestPath(true), server.WatchPeer(), server.WatchEor(true))
+	if err != nil {
+		stop()
+		return errors.Join(fmt.Errorf("bgp: events: %w", err), g.server.StopBgp(ctx, &api.StopBgpRequest{}))
+	}
+	g.stop = stop
+	return nil
 }
 
 // policies is what is told to peers: a node's own routes only, everything by
@@ -246,6 +255,11 @@ func (g *GoBGP) peer(c Config, p Peer) *api.Peer {
 // the time of a graceful restart; RFC 4724 means that for connections that
 // end, which a running kernel tells. A silent host forwards nothing.
 func (g *GoBGP) flushSilent() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return
+	}
 	for _, addr := range g.log.takeSilent() {
 		g.flushing.Go(func() { // not from within the server's event
 			g.setting.Lock()
@@ -479,6 +493,10 @@ func (g *GoBGP) Close() error {
 	if started {
 		g.stop()
 	}
+	// An event may be under way still.
+	g.mu.Lock()
+	g.closed = true
+	g.mu.Unlock()
 	g.flushing.Wait()
 	err := g.server.StopBgp(context.Background(), &api.StopBgpRequest{AllowGracefulRestart: true})
 	g.serving.Wait()

@@ -149,3 +149,32 @@ func TestNoGracefulRestart(t *testing.T) {
 		})
 	}
 }
+
+// A next hop that is on no network of the host's own is used as soon as it is
+// on one, though nobody told anything anew.
+func TestLaterAddress(t *testing.T) {
+	t.Parallel()
+	hosts := network(t, 2)
+	mesh(hosts)
+	h := hosts[0]
+	h.ip("address", "replace", h.addr.String()+"/32", "dev", "eth0")
+	h.ip("address", "del", h.addr.String()+"/24", "dev", "eth0")
+	h.ip("route", "add", hosts[1].addr.String()+"/32", "dev", "eth0")
+	for _, h := range hosts {
+		h.config.Timers.Hold, h.config.Timers.KeepAlive = time.Minute, 20*time.Second // nothing is heard meanwhile
+		h.start()
+	}
+	nodestest.Eventually(t, long, func() error {
+		if u := h.now().Unwritten; len(u) != 1 || !strings.Contains(u[0].Why, "not on-link") {
+			return fmt.Errorf("unwritten: %+v, want one route whose next hop is not on-link", u)
+		}
+		return nil
+	})
+	h.ip("address", "add", "192.0.2.200/24", "dev", "eth0")
+	nodestest.Eventually(t, long, func() error {
+		if u := h.now().Unwritten; len(u) > 0 {
+			return fmt.Errorf("unwritten: %+v, want none", u)
+		}
+		return h.knows(hosts[1])
+	})
+}

@@ -164,11 +164,12 @@ func (h *Host) Run(ctx context.Context) error {
 	}
 }
 
-// waiting says whether there is something that only time brings about.
+// waiting says whether there is something that only time brings about, or the
+// host's own addresses: a next hop that is on none of its networks may be later.
 func (h *Host) waiting() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return len(h.stale) > 0
+	return len(h.stale) > 0 || len(h.unwritten) > 0
 }
 
 // step looks at the speaker and gives the reconciler what is best now.
