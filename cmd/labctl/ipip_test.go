@@ -22,9 +22,9 @@ func tunnelKind() string {
 }
 
 // deniedIPIP is deniedTUN where IPIP needs a TUN device.
-func (u user) deniedIPIP(t *testing.T, file string) bool {
+func (u user) deniedIPIP(t *testing.T) bool {
 	t.Helper()
-	return !kernelIPIP() && u.deniedTUN(t, file)
+	return usesTUN(t, builtIn(t, "calico-ipip")) && u.deniedTUN(t, "calico-ipip")
 }
 
 // Only hosts of other subnets are reached through tunl0, and status says who
@@ -33,16 +33,15 @@ func TestIPIPCrossSubnet(t *testing.T) {
 	t.Parallel()
 	needTool(t, "ip", "ping")
 	forUsers(t, func(t *testing.T, u user) {
-		text := u.run(t, "show", "calico-ipip")
+		text := builtInText(t, "calico-ipip")
 		cross := strings.Replace(text, "encapsulation: IPIP", "encapsulation: IPIPCrossSubnet", 1)
 		if cross == text {
 			t.Fatal("calico-ipip has no encapsulation to change")
 		}
-		file := u.file(t, cross)
-		if u.deniedIPIP(t, file) {
+		if u.deniedIPIP(t) {
 			return
 		}
-		l := u.up(t, file)
+		l := u.upText(t, cross)
 		for _, n := range l.status(t).Nodes {
 			if n.Tunnel != tunnelKind() || (n.Traffic == nil) == (n.Tunnel == calico.UserspaceIPIP) {
 				t.Errorf("%s: tunnel %q with traffic %v, want %q", n.Name, n.Tunnel, n.Traffic, tunnelKind())
@@ -74,7 +73,7 @@ func TestIPIPStrangers(t *testing.T) {
 	t.Parallel()
 	needTool(t, "nft")
 	u := users(t)[0]
-	if u.deniedIPIP(t, "calico-ipip") {
+	if u.deniedIPIP(t) {
 		return
 	}
 	l := u.up(t, "calico-ipip")
@@ -125,7 +124,7 @@ func TestIPIPOnTheWire(t *testing.T) {
 	t.Parallel()
 	needTool(t, "tshark", "ping")
 	u := users(t)[0]
-	if u.deniedIPIP(t, "calico-ipip") {
+	if u.deniedIPIP(t) {
 		return
 	}
 	l := u.up(t, "calico-ipip")

@@ -283,13 +283,17 @@ func TestTraceNamesFaults(t *testing.T) {
 				tracedFault{name: "agent dead", killAgent: "node1", code: trace.AgentDead, where: "node1", last: "node1:veth1", missing: "node1:tunl0", evidence: "its agent does not run"},
 				tracedFault{name: "peer's agent dead", killAgent: "node2", code: trace.AgentDead, where: "node2", last: "node2:eth0", missing: "node2:tunl0", evidence: "nobody listens on protocol 4"})
 		}
-		testTracedFaults(t, "calico-ipip", all)
+		testTracedFaults(t, builtInText(t, "calico-ipip"), all)
 	})
 }
 
 func testTracedFaults(t *testing.T, text string, all []tracedFault) {
+	spec, err := lab.Parse("lab.yaml", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
 	forUsers(t, func(t *testing.T, u user) {
-		if strings.Contains(text, "Type: udp") && u.deniedTUN(t, "flannel-udp") {
+		if usesTUN(t, spec) && u.deniedTUN(t, spec.Name) {
 			return
 		}
 		l := u.upText(t, text)

@@ -190,12 +190,12 @@ func TestOnTheWire(t *testing.T) {
 			two.start(one, datapath.GSO)
 			got := make(chan string, 1)
 			go func() {
-				out, err := nodestest.Run(two.ns, "sh", "-c", "timeout 10 tcpdump -Z root --immediate-mode -nn -v -c 1 -i eth0 'ip proto 4 and src host 192.168.50.1' 2>&1")
+				out, err := nodestest.Run(two.ns, "sh", "-c", "timeout 60 tcpdump -Z root --immediate-mode -nn -v -c 1 -i eth0 'ip proto 4 and src host 192.168.50.1' 2>&1")
 				got <- fmt.Sprint(out, err)
 			}()
 			// Until tcpdump has seen one it may not have begun.
 			var out string
-			nodestest.Eventually(t, 10*time.Second, func() error {
+			nodestest.Eventually(t, 60*time.Second, func() error {
 				one.must(tt.ping)
 				select {
 				case out = <-got:
