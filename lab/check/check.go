@@ -129,10 +129,17 @@ func (r *Runner) packet(c lab.CheckSpec, err error) *lab.PingCheck {
 	return &p
 }
 
-// until tries a check until it holds or ctx ends.
+// until tries a check until it holds or ctx ends. What a try found that came to
+// its end tells more than that the last one was cut short.
 func (r *Runner) until(ctx context.Context, c lab.CheckSpec) (expected string, err error) {
+	var found *failure
 	for {
 		expected, err = r.try(ctx, c)
+		if f, ok := errors.AsType[*failure](err); ok {
+			found = f
+		} else if ctx.Err() != nil && found != nil && err != nil {
+			err = found
+		}
 		if _, unable := errors.AsType[*unableError](err); err == nil || unable || once(c) {
 			return expected, err
 		}
