@@ -4,7 +4,7 @@ LABCTL  := bin/labctl
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 export CGO_ENABLED := 0
 
-.PHONY: test-uml bench-report stress soak build test race tools bench bench-backends gate claims lint demo fuzz clean help bench-iperf bench-bgp bench-scale bench-routed
+.PHONY: test-all test-uml bench-report stress soak build test race tools bench bench-backends gate claims lint demo fuzz clean help bench-iperf bench-bgp bench-scale bench-routed
 .DEFAULT_GOAL := build
 
 build: ## build the one static binary, bin/labctl
@@ -12,6 +12,9 @@ build: ## build the one static binary, bin/labctl
 
 test: tools build ## run all tests; as root also what only root can
 	scripts/test
+
+test-all: build ## run all labs and commands as root, as an ordinary user and in UML; WRITE=1 writes README's table
+	$(GO) build -o bin/ ./scripts/matrix && bin/matrix -labctl $(LABCTL) $(if $(WRITE),-write)
 
 test-uml: build tools ## run the conformance suites, the faults and all labs in a kernel of their own, user-mode Linux
 	scripts/uml/test
