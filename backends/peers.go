@@ -17,6 +17,7 @@ func Usable(self Lease, peers []Lease, accept func(backendType string) bool) (us
 	}
 	sorted := slices.Clone(peers)
 	sortLeases(sorted)
+	usable = sorted[:0] // in its place: what is taken was looked at
 	for _, p := range sorted {
 		switch {
 		case p.Subnet == self.Subnet && p.PublicIP == self.PublicIP:

@@ -50,7 +50,7 @@ func (s Snapshot) Of(publicIP netip.Addr) []Lease {
 // one of another length than the network's subnets that lies across a lease
 // of theirs. The Snapshot's own Problems are not among those returned.
 func (s Snapshot) Peers(self Lease, n Network) ([]Lease, []error) {
-	var peers []Lease
+	peers := make([]Lease, 0, len(s.Leases))
 	var problems []error
 	for _, l := range s.Leases {
 		switch {
@@ -128,7 +128,7 @@ func decodeNew(prefix string, kv *mvccpb.KeyValue, before entry) entry {
 
 // snapshotOf builds a Snapshot from entries by full key.
 func snapshotOf(entries map[string]entry, revision int64, clusterID uint64) Snapshot {
-	s := Snapshot{Revision: revision, ClusterID: clusterID}
+	s := Snapshot{Revision: revision, ClusterID: clusterID, Leases: make([]Lease, 0, len(entries)), taken: make([]netip.Prefix, 0, len(entries))}
 	for key, e := range entries {
 		if e.err != nil {
 			s.Problems = append(s.Problems, Problem{key, e.err})

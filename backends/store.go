@@ -224,6 +224,17 @@ func (s *Store) list(ctx context.Context, before map[string]entry) (map[string]e
 	return entries, head{resp.Header.Revision, resp.Header.ClusterId}, nil
 }
 
+// count is how many keys a list would find.
+func (s *Store) count(ctx context.Context) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	resp, err := s.client.Get(ctx, s.subnetsKey(), clientv3.WithPrefix(), clientv3.WithCountOnly())
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", s.subnetsKey(), err)
+	}
+	return int(resp.Count), nil
+}
+
 // Compact makes the store forget all revisions but the one of now: watchers
 // that are behind have to list anew.
 func (s *Store) Compact(ctx context.Context) error {

@@ -25,9 +25,9 @@ const resync = 30 * time.Second
 // registered again: the data path works as long as it is left alone.
 //
 // gather, when not nil, is asked with the number of leases for how long to wait
-// before they are listed again; the watch begins with its first 0. Where many
-// hosts come up at once, each event goes to every one of them: the square of
-// their number in messages, of which one list brings hundreds.
+// before they are counted again; with its first 0 they are listed, and the watch
+// begins. Where many hosts come up at once, each event goes to every one of
+// them, and so do the leases of each list: the square of their number.
 //
 // The channel is closed after ctx has ended.
 func (s *Store) Watch(ctx context.Context, grace time.Duration, gather func(leases int) time.Duration) <-chan Snapshot {
@@ -67,7 +67,7 @@ func (w *watcher) run(ctx context.Context) {
 		if err == nil {
 			w.renew(keys, now)
 			if w.gathers(ctx, w.publish()) {
-				continue
+				continue // with a list of those that have come
 			}
 			if w.follow(ctx) {
 				b.reset()
@@ -79,24 +79,29 @@ func (w *watcher) run(ctx context.Context) {
 	}
 }
 
-// gathers waits until more leases may have come, and says whether to list them
-// again in the place of watching.
+// gathers waits until enough leases have come, and says whether it has waited.
 func (w *watcher) gathers(ctx context.Context, leases int) bool {
 	if w.gather == nil {
 		return false
 	}
-	d := w.gather(leases)
-	if d <= 0 {
-		w.gather = nil
-		return false
+	waited := false
+	for d := w.gather(leases); d > 0; d = w.gather(leases) {
+		waited = true
+		t := time.NewTimer(d)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return false
+		case <-t.C:
+		}
+		n, err := w.store.count(ctx)
+		if err != nil {
+			return true // the list tries again
+		}
+		leases = n
 	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
-	}
-	return ctx.Err() == nil
+	w.gather = nil
+	return waited
 }
 
 // renew takes over a full list.

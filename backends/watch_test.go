@@ -42,6 +42,48 @@ func TestWatch(t *testing.T) {
 	until(t, in, "the end of its TTL", count(1))
 }
 
+// A host that comes up with many others reads what there is, and then counts
+// until it is told that enough have come: those between are not read.
+func TestWatchGathers(t *testing.T) {
+	ts := newTestStore(t)
+	ts.put(subnets+"10.1.5.0-24", lease5)
+	asked := make(chan int)
+	in := ts.Watch(t.Context(), time.Second, func(leases int) time.Duration {
+		asked <- leases
+		if leases < 3 {
+			return time.Millisecond
+		}
+		return 0
+	})
+	until(t, in, "the first list", count(1))
+	next := func(want int) {
+		t.Helper()
+		for seen := range asked {
+			if seen == want {
+				return
+			}
+			if seen > want {
+				t.Fatalf("%d leases were counted, want %d", seen, want)
+			}
+		}
+	}
+	next(1)
+	ts.put(subnets+"10.1.6.0-24", lease6)
+	next(2)
+	select {
+	case s := <-in:
+		t.Errorf("%d leases were read while it waited", len(s.Leases))
+	default:
+	}
+	ts.put(subnets+"10.1.7.0-24", `{"PublicIP":"1.2.3.7","BackendType":"vxlan"}`)
+	next(3)
+	if s := <-in; len(s.Leases) != 3 {
+		t.Errorf("%d leases in the list after it, want 3", len(s.Leases))
+	}
+	ts.delete(subnets + "10.1.6.0-24")
+	until(t, in, "one less, of which it was told", count(2))
+}
+
 // flannel #2539: one bad key must not cost any route.
 func TestWatchIgnoresPoison(t *testing.T) {
 	ts := newTestStore(t)

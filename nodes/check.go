@@ -21,7 +21,7 @@ func Check(s State) error {
 
 // sound returns a copy of s without the entries that are wrong.
 func sound(s State) (State, error) {
-	c := checker{seen: map[string]bool{}, kinds: map[string]string{}}
+	c := checker{seen: make(map[string]bool, len(s.Routes)+len(s.Neighbours)+len(s.FDB)), kinds: map[string]string{}}
 	out := State{
 		Links:      keep(&c, s.Links, c.link),
 		Addrs:      keep(&c, s.Addrs, c.addr),
@@ -46,7 +46,7 @@ type checker struct {
 // keep returns the items that check finds nothing wrong with. check gives the
 // item's key, by which it may stand in the State only once.
 func keep[T any](c *checker, items []T, check func(T) (key string, err error)) []T {
-	var out []T
+	out := make([]T, 0, len(items))
 	for _, it := range items {
 		key, err := check(it)
 		switch {

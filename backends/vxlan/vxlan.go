@@ -92,6 +92,7 @@ func (b *Backend) Desired(self backends.Lease, peers []backends.Lease, u nodes.U
 
 	usable, more := backends.Usable(self, peers, func(t string) bool { return t == Type })
 	problems = append(problems, more...)
+	s.Neighbours, s.FDB, s.Routes = make([]nodes.Neighbour, 0, len(usable)), make([]nodes.FDBEntry, 0, len(usable)), make([]nodes.Route, 0, len(usable))
 	seen := map[string]netip.Addr{mac.String(): self.PublicIP}
 	for _, p := range usable {
 		if b.DirectRouting && u.OnLink(p.PublicIP) {

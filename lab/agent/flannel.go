@@ -117,14 +117,14 @@ func (a *flannelSystem) owner(l backends.Lease) nodes.Owner {
 // follow keeps the lease and hands every set of leases to the reconciler.
 func (a *flannelSystem) follow(ctx context.Context) error {
 	h := a.first
-	snapshots := a.store.Watch(ctx, a.LeaseTTL, a.gather())
+	pace := pacer{flock: flock{over: a.again}}
+	snapshots := a.store.Watch(ctx, a.LeaseTTL, a.gather(&pace.flock))
 	var snap backends.Snapshot
 	lost := a.keep(ctx, h)
 	var acquired <-chan acquisition // set while there is no lease: the peers are kept up with
 	look := time.NewTicker(a.LeaseTTL / 6)
 	defer look.Stop()
-	late := false // the store does not renew the lease
-	pace := pacer{flock: flock{over: a.again}}
+	late := false            // the store does not renew the lease
 	var due <-chan time.Time // set while a snapshot waits for the rest of its flock
 	for {
 		select {

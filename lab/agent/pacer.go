@@ -1,6 +1,9 @@
 package agent
 
-import "time"
+import (
+	"sync"
+	"time"
+)
 
 // pacer keeps many hosts that come up at once from starving each other. Each
 // new lease is work for every host, a square of it in all; so leases that come
@@ -66,21 +69,25 @@ func (p *pacer) set() {
 // that takes leases as they come does so a dozen times, and one that watches
 // them is told of each, which together costs more than all the rest of the
 // start. So they wait for each other, as long as more and more leases come.
+//
+// Its methods are safe for concurrent use: who waits for leases and who takes
+// them have one in common.
 type flock struct {
-	leases int       // the most that were seen
-	grew   time.Time // since when
+	mu     sync.Mutex // guards all below
+	leases int        // the most that were seen
+	grew   time.Time  // since when
 	over   bool
 }
 
 const (
 	many        = 16                    // hosts; fewer do not get in each other's way
-	perMissing  = 10 * time.Millisecond // between two lists, for each lease that is missing
+	perMissing  = 10 * time.Millisecond // between two counts, for each lease that is missing
 	mostBetween = time.Second
-	nearlyAll   = 20 // when one of so many is missing, events are cheaper than lists
+	nearlyAll   = 20 // when one of so many is missing, events are cheaper than waiting
 )
 
 // stalled is how long no lease comes in a start that does not get on: longer
-// than the time between two lists.
+// than the time between two counts.
 func stalled(hosts int) time.Duration {
 	return max(time.Duration(hosts)*perMissing, 2*mostBetween)
 }
@@ -88,6 +95,8 @@ func stalled(hosts int) time.Duration {
 // left is how long to wait for the next lease at most: 0 when all are there, or
 // none has come for too long.
 func (f *flock) left(leases, hosts int) time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if f.over || hosts < many || leases >= hosts {
 		f.over = true
 		return 0
@@ -102,7 +111,7 @@ func (f *flock) left(leases, hosts int) time.Duration {
 	return max(d, 0)
 }
 
-// between is how long to wait before the leases are listed again, 0 to be told
+// between is how long to wait before the leases are counted again, 0 to be told
 // of each from now on.
 func (f *flock) between(leases, hosts int) time.Duration {
 	missing := hosts - leases
@@ -113,8 +122,7 @@ func (f *flock) between(leases, hosts int) time.Duration {
 }
 
 // gather is for backends.Store.Watch.
-func (a *flannelSystem) gather() func(leases int) time.Duration {
-	f := flock{over: a.again}
+func (a *flannelSystem) gather(f *flock) func(leases int) time.Duration {
 	return func(leases int) time.Duration { return f.between(leases, a.expected()) }
 }
 
