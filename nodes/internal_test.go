@@ -429,6 +429,51 @@ func TestSysctlTrees(t *testing.T) {
 	}
 }
 
+// TestTablesAreLookedAt holds that a State whose tables are as before does not
+// have them listed, and that nothing else is missed by that.
+func TestTablesAreLookedAt(t *testing.T) {
+	t.Parallel()
+	r := open(t)
+	state := func(dst string, verdict Verdict) State {
+		return State{
+			Routes: []Route{{Dst: netip.MustParsePrefix(dst), Kind: Blackhole}},
+			Tables: []Table{{Name: "labctl-x", Chains: []Chain{{Name: "forward", Hook: Forward, Rules: []Rule{{Verdict: verdict}}}}}},
+		}
+	}
+	pass := func() []string {
+		t.Helper()
+		p, err := r.pass(t.Context(), true, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var kinds []string
+		for _, c := range p.done {
+			kinds = append(kinds, c.Kind)
+		}
+		return kinds
+	}
+	for _, step := range []struct {
+		name string
+		do   func()
+		due  bool
+		want []string
+	}{
+		{"the first", func() { r.Set(state("10.1.0.0/16", Accept)) }, true, []string{"link", "route", "nftables"}},
+		{"nothing new", func() {}, false, nil},
+		{"another route", func() { r.Set(state("10.2.0.0/16", Accept)) }, false, []string{"route", "route"}},
+		{"another table", func() { r.Set(state("10.2.0.0/16", Drop)) }, true, []string{"nftables"}},
+		{"held and released", func() { r.Hold(true); r.Hold(false) }, true, nil},
+	} {
+		step.do()
+		if r.tables != step.due {
+			t.Errorf("%s: tables are due: %v, want %v", step.name, r.tables, step.due)
+		}
+		if got := pass(); !slices.Equal(got, step.want) {
+			t.Errorf("%s: changed %v, want %v", step.name, got, step.want)
+		}
+	}
+}
+
 // TestFingerprint holds that the kernel lists rules as they were given.
 func TestFingerprint(t *testing.T) {
 	t.Parallel()

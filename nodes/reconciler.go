@@ -75,6 +75,7 @@ type Reconciler struct {
 	monitor  *monitor     // nil until Watch
 	watched  bool         // the monitor listens: plain and neighbours may be relied on
 	covered  bool         // a pass has applied want, or tried to
+	tables   bool         // the next pass that is applied has to look at the nftables tables
 	touched  map[int]bool // indices of links that changed since the last pass
 	// neighTouched: a neighbour that matters changed, or may have.
 	neighTouched bool
@@ -168,6 +169,9 @@ func (r *Reconciler) Put(ctx context.Context, s State) (Diff, error) {
 	r.take(s)
 	d, err := r.Apply(ctx)
 	if err != nil {
+		r.mu.Lock()
+		r.tables = true
+		r.mu.Unlock()
 		notify(r.wake)
 	}
 	return d, err
@@ -176,6 +180,7 @@ func (r *Reconciler) Put(ctx context.Context, s State) (Diff, error) {
 func (r *Reconciler) take(s State) {
 	s, err := sound(s)
 	r.mu.Lock()
+	r.tables = r.tables || r.set == 0 || !reflect.DeepEqual(s.Tables, r.want.Tables)
 	r.want, r.wantErr = s, err
 	r.interest = r.interest.with(s)
 	r.set++
@@ -188,7 +193,7 @@ func (r *Reconciler) take(s State) {
 func (r *Reconciler) Hold(on bool) {
 	r.mu.Lock()
 	if r.held != on {
-		r.covered = false
+		r.covered, r.tables = false, true
 	}
 	r.held = on
 	r.mu.Unlock()
@@ -259,8 +264,9 @@ func recent(h []Healed) []Healed {
 }
 
 // pass does one pass: applies the State, or only looks; tablesOK leaves the
-// nftables tables out. The pass is nil when there was none, else its errs are
-// those that may not happen again; err adds what is wrong with the State.
+// nftables tables out, unless the State's are others than before. The pass is
+// nil when there was none, else its errs are those that may not happen again;
+// err adds what is wrong with the State.
 func (r *Reconciler) pass(ctx context.Context, apply, tablesOK bool) (*pass, error) {
 	r.passing.Lock()
 	defer r.passing.Unlock()
@@ -280,6 +286,10 @@ func (r *Reconciler) pass(ctx context.Context, apply, tablesOK bool) (*pass, err
 		r.neighbours = nil
 	}
 	r.neighTouched = false
+	if apply {
+		tablesOK = tablesOK && !r.tables
+		r.tables = false
+	}
 	r.mu.Unlock()
 	if gen == 0 {
 		return nil, nil
@@ -387,7 +397,6 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			if r.isCovered() {
 				continue // by an Apply
 			}
-			tables = true
 		case <-again.C:
 		case <-resyncs.C:
 			tables = true
@@ -400,7 +409,6 @@ func (r *Reconciler) Run(ctx context.Context) error {
 				return nil
 			case <-again.C:
 			case <-r.wake:
-				tables = true
 			}
 		}
 		m.take()
