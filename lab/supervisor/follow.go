@@ -12,13 +12,22 @@ import (
 	"labctl/lab/agent"
 )
 
-// convergeTimeout bounds the build: a lab that takes longer has a fault that
-// its status names.
-const convergeTimeout = 60 * time.Second
+// A lab that takes longer than this to converge has a fault that its status
+// names. Each host has as much to do as there are hosts.
+const (
+	convergeTimeout = 60 * time.Second
+	convergePerHost = 200 * time.Millisecond
+)
+
+// patience is how long the lab may take to converge.
+func (s *Supervisor) patience() time.Duration {
+	return convergeTimeout + time.Duration(len(s.current().Nodes))*convergePerHost
+}
 
 // follow keeps the lab's state up to date until ctx ends.
 func (s *Supervisor) follow(ctx context.Context) {
-	timeout := time.NewTimer(convergeTimeout)
+	patience := s.patience()
+	timeout := time.NewTimer(patience)
 	defer timeout.Stop()
 	rest := time.NewTimer(0)
 	defer rest.Stop()
@@ -32,7 +41,7 @@ func (s *Supervisor) follow(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-timeout.C:
-			s.giveUp()
+			s.giveUp(patience)
 		case <-rest.C:
 		}
 		select {
@@ -40,7 +49,7 @@ func (s *Supervisor) follow(ctx context.Context) {
 			return
 		case <-s.changed:
 		case <-timeout.C:
-			s.giveUp()
+			s.giveUp(patience)
 		}
 	}
 }
@@ -52,13 +61,13 @@ const evaluateRest = 10
 // giveUp tells those who wait for the build what is missing. The lab stays as
 // it is, for a look with `labctl status`, unless the command that waits takes
 // it down.
-func (s *Supervisor) giveUp() {
+func (s *Supervisor) giveUp(after time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.verified {
 		return
 	}
-	s.emitLocked(lab.Event{Error: fmt.Sprintf("%s: not converged after %v; %s", s.plan.Name, convergeTimeout, lab.FirstOf(s.reasons())), Kind: lab.TimedOut,
+	s.emitLocked(lab.Event{Error: fmt.Sprintf("%s: not converged after %v; %s", s.plan.Name, after.Round(time.Second), lab.FirstOf(s.reasons())), Kind: lab.TimedOut,
 		Cure: "see to what is named; a machine that is busy with other things may need fewer nodes"})
 }
 
