@@ -107,6 +107,7 @@ func (s *Supervisor) reported(h *host, r agent.Report) {
 	s.mu.Lock()
 	h.agent.report = r
 	s.heard()
+	s.moved.Broadcast() // a node command that waits for the last host need not wait for evaluate's rest
 	if r.Unsupported && !s.verified && !s.gaveUp {
 		// No use waiting: say so to whoever waits for the build.
 		s.gaveUp = true

@@ -45,7 +45,7 @@ func (s *Supervisor) verify(ctx context.Context) {
 		s.emitLocked(lab.Event{Step: fmt.Sprintf("packet from %s to %s and back", from.name, name)})
 	}
 	s.mu.Unlock()
-	s.poke()
+	s.evaluate(ctx) // whoever waits for the build need not wait for evaluate's rest
 }
 
 // verifyPair picks two endpoints on different hosts. Without a network that
