@@ -37,8 +37,9 @@ bench-bgp: build ## measure how soon BGP brings routes and takes them away
 bench-routed: build ## measure calico-routed: up, and a stream beside the same path made by ip commands, with what costs what
 	scripts/tools && $(GO) run ./scripts/bench -labctl $(LABCTL) -routed
 
+bench-scale: SIZES ?= 3,20,50,100,200
 bench-scale: build ## measure how labs grow from 3 to 200 nodes (SIZES=500 for others), and with which exponent
-	$(GO) run ./scripts/bench -labctl $(LABCTL) -scale -sizes $(or $(SIZES),3,20,50,100,200)
+	$(GO) run ./scripts/bench -labctl $(LABCTL) -scale -sizes $(SIZES)
 
 bench-backends: build ## compare udp, vxlan and host-gw: streams, packets, latency, CPU, memory
 	scripts/tools && $(GO) run ./scripts/bench -labctl $(LABCTL) -backends
