@@ -44,9 +44,12 @@ func TestAgentStoppedFromOutside(t *testing.T) {
 	for i := range orders {
 		fault([]string{"hold", "release"}[i%2], "node1")
 	}
-	if got := l.Status().State; got != lab.Ready {
-		t.Errorf("state with an agent that does not read: %s, want %s", got, lab.Ready)
-	}
+	within(t, 10*time.Second, func() error {
+		if got := l.Status().State; got != lab.Ready {
+			return fmt.Errorf("state with an agent that does not read: %s, want %s", got, lab.Ready)
+		}
+		return nil
+	})
 	fault("hold", "node1")
 	if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
 		t.Fatal(err)
