@@ -24,6 +24,7 @@ type measurement struct {
 	// are a scale, and not ranked.
 	baselines bool
 	disturbs  bool          // the lab is expected not to be well meanwhile
+	inTurns   bool          // a round's trials are under way at once, each going on for a turn
 	cost      time.Duration // of a trial, about; 0: the trial's time
 	take      func(ctx context.Context, r *run, t *target, length time.Duration) (map[string]float64, error)
 }
@@ -85,12 +86,12 @@ func measurements(s Settings) []measurement {
 	etcd.about, etcd.take, etcd.cost = etcd.metrics[0].Title, takeRestart("etcd-restart"), 2500*time.Millisecond
 	return []measurement{
 		tcp(1),
-		{name: "rr", about: "requests of 64 bytes that are answered, one after the other", baselines: true, least: leastRounds,
+		{name: "rr", about: "requests of 64 bytes that are answered, one after the other", baselines: true, inTurns: true, least: leastRounds,
 			metrics: append(latency("rr", "request and answer"), withoutVerdict(faster("rr-rate", "requests answered", "/s", "rr"))), take: takeRequests("rr", iperf.RequestParams{})},
 		tcp(s.Streams),
 		{name: "rr-fixed", about: fmt.Sprintf("the same at %g a second", s.RequestRate), least: leastRounds,
 			metrics: latency("rr-fixed", fmt.Sprintf("request and answer at %g/s", s.RequestRate)), take: takeRequests("rr-fixed", iperf.RequestParams{Rate: s.RequestRate})},
-		{name: "crr", about: "a connection for each request", least: leastRounds,
+		{name: "crr", about: "a connection for each request", inTurns: true, least: leastRounds,
 			metrics: []Metric{faster("crr", "connections, each with a request and its answer", "/s", "crr")}, take: takeConnections},
 		{name: "pps", about: "the highest rate of 64-byte datagrams with a loss of 0.5 % at most", least: leastRounds, cost: 2500 * time.Millisecond,
 			metrics: []Metric{faster("pps", "64-byte datagrams, at most 0.5 % lost", "k/s", "pps")}, take: takePackets},
@@ -203,7 +204,7 @@ func takeRequests(name string, p iperf.RequestParams) func(context.Context, *run
 		}
 		times := req.Times
 		slices.Sort(times)
-		r.histogram(name, t.Name).addAll(times)
+		r.addLatencies(name, t.Name, times)
 		us := func(part float64) float64 { return quantile(times, part) }
 		values := map[string]float64{name: us(0.5), name + "-p90": us(0.9), name + "-p99": us(0.99), name + "-p99.9": us(0.999)}
 		if name == "rr" {
@@ -221,12 +222,9 @@ func takeConnections(ctx context.Context, r *run, t *target, length time.Duratio
 	return map[string]float64{"crr": float64(len(req.Times)) / req.Seconds}, nil
 }
 
-// requests runs requests on a target and counts what the machine did.
+// requests runs requests on a target and counts what the machine did, unless
+// that is done for all trials of the round.
 func (r *run) requests(ctx context.Context, t *target, p iperf.RequestParams, length time.Duration) (*iperf.Requests, error) {
-	agents, err := t.agents(ctx)
-	if err != nil {
-		return nil, err
-	}
 	p.Duration, p.Omit, p.Bytes, p.Congestion = length, ramp, r.result.Settings.RequestBytes, r.result.Settings.Congestion
 	if len(r.processors) > 0 {
 		// One for both: to wake an idle processor takes longer than the path, and
@@ -236,9 +234,34 @@ func (r *run) requests(ctx context.Context, t *target, p iperf.RequestParams, le
 	if t.Slow > 0 {
 		p.Drag = t.Slow / (1 - t.Slow)
 	}
+	var req *iperf.Requests
+	var err error
+	if t.seat != nil {
+		p.Turn = t.seat.take
+		req, err = iperf.RunRequests(ctx, t.from, t.to, p, nil)
+	} else {
+		req, err = r.counted(ctx, t, func(begun func()) (*iperf.Requests, error) {
+			return iperf.RunRequests(ctx, t.from, t.to, p, begun)
+		})
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(req.Times) == 0 {
+		return nil, fmt.Errorf("%s: %s -> %s: no request was answered", t.Name, t.From, t.To)
+	}
+	return req, nil
+}
+
+// counted counts what the machine does from when do calls begun until it ends.
+func (r *run) counted(ctx context.Context, t *target, do func(begun func()) (*iperf.Requests, error)) (*iperf.Requests, error) {
+	agents, err := t.agents(ctx)
+	if err != nil {
+		return nil, err
+	}
 	var before usage
 	var uerr error
-	req, err := iperf.RunRequests(ctx, t.from, t.to, p, func() { before, uerr = readUsage(agents) })
+	req, err := do(func() { before, uerr = readUsage(agents) })
 	if err != nil {
 		return nil, err
 	}
@@ -247,9 +270,6 @@ func (r *run) requests(ctx context.Context, t *target, p iperf.RequestParams, le
 		return nil, fmt.Errorf("%s: %w", t.Name, firstOf(uerr, err))
 	}
 	r.used = r.used.plus(after.since(before))
-	if len(req.Times) == 0 {
-		return nil, fmt.Errorf("%s: %s -> %s: no request was answered", t.Name, t.From, t.To)
-	}
 	return req, nil
 }
 

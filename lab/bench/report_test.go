@@ -292,7 +292,7 @@ func TestTrialsOfSickLabsDoNotCount(t *testing.T) {
 			}
 			return map[string]float64{"tcp1": float64(round)}, nil
 		}
-		if err := r.take(t.Context(), m, tg, round, time.Second); err != nil {
+		if err := r.keep(t.Context(), m, tg, round, r.take(t.Context(), m, tg, time.Second)); err != nil {
 			t.Fatal(err)
 		}
 	}

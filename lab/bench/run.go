@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"time"
 
 	"labctl/lab"
@@ -47,10 +48,12 @@ type run struct {
 	processors []int // of this round's threads, the same for all variants; none on a machine with one
 	used       usage // in trials
 	mhz        []float64
-	rates      map[string]float64    // pps: of the round before
-	histograms map[string]*histogram // by measurement and variant
-	skipped    map[string]int        // by measurement and variant: failures in a row
+	rates      map[string]float64 // pps: of the round before
+	skipped    map[string]int     // by measurement and variant: failures in a row
 	progress   func(Progress)
+
+	mu         sync.Mutex            // guards all below: trials of a round may be under way at once
+	histograms map[string]*histogram // by measurement and variant
 }
 
 // overhead is what a trial takes beside its time: to connect, to ask.
@@ -264,20 +267,64 @@ func (r *run) round(ctx context.Context, m measurement, round int) error {
 	}
 	r.rng.Shuffle(len(takers), func(i, j int) { takers[i], takers[j] = takers[j], takers[i] })
 	length := r.trial
+	phase := m.name
 	if round == 0 {
-		length = min(length, warmUp)
+		length, phase = min(length, warmUp), "warm-up"
+	}
+	progress := func(variant string) {
+		spent := time.Since(r.begun)
+		r.progress(Progress{Phase: phase, Round: round, Variant: variant, Spent: spent, Left: max(r.budget-spent, 0)})
+	}
+	if m.inTurns && len(takers) > 1 {
+		progress("all in turn")
+		return r.together(ctx, m, takers, round, length)
 	}
 	for _, t := range takers {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		spent := time.Since(r.begun)
-		phase := m.name
-		if round == 0 {
-			phase = "warm-up"
+		progress(t.Name)
+		o := r.take(ctx, m, t, length)
+		if err := r.keep(ctx, m, t, round, o); err != nil {
+			return err
 		}
-		r.progress(Progress{Phase: phase, Round: round, Variant: t.Name, Spent: spent, Left: max(r.budget-spent, 0)})
-		if err := r.take(ctx, m, t, round, length); err != nil {
+	}
+	return nil
+}
+
+// together makes the trials of a round at once, one going on at a time.
+func (r *run) together(ctx context.Context, m measurement, takers []*target, round int, length time.Duration) error {
+	var agents []int
+	for _, t := range takers {
+		if pids, err := t.agents(ctx); err == nil { // its trial will tell
+			agents = append(agents, pids...)
+		}
+	}
+	before, err := readUsage(agents)
+	if err != nil {
+		return err
+	}
+	outcomes := make([]outcome, len(takers))
+	seats := newTurns(len(takers))
+	var wg sync.WaitGroup
+	for i, t := range takers {
+		t.seat = seats[i]
+		wg.Go(func() {
+			defer t.seat.leave()
+			outcomes[i] = r.take(ctx, m, t, length)
+		})
+	}
+	wg.Wait()
+	for _, t := range takers {
+		t.seat = nil
+	}
+	after, err := readUsage(agents)
+	if err != nil {
+		return err
+	}
+	r.used = r.used.plus(after.since(before))
+	for i, t := range takers {
+		if err := r.keep(ctx, m, t, round, outcomes[i]); err != nil {
 			return err
 		}
 	}
@@ -288,26 +335,39 @@ func (r *run) round(ctx context.Context, m measurement, round int) error {
 // variant is given up.
 const failuresMost = 3
 
-// take makes a trial. One that failed, or during which the lab was not well, is
-// discarded with its reason.
-func (r *run) take(ctx context.Context, m measurement, t *target, round int, length time.Duration) error {
+// outcome is what a trial gave.
+type outcome struct {
+	values map[string]float64
+	err    error
+	unwell string // what the lab suffered meanwhile
+}
+
+// take makes a trial. Those of a round may be under way at once.
+func (r *run) take(ctx context.Context, m measurement, t *target, length time.Duration) (o outcome) {
 	events := t.health.look()
-	values, err := m.take(ctx, r, t, length)
+	o.values, o.err = m.take(ctx, r, t, length)
+	o.unwell = t.health.since(events)
+	return o
+}
+
+// keep takes a trial's outcome into the result. One that failed, or during which
+// the lab was not well, is discarded with its reason.
+func (r *run) keep(ctx context.Context, m measurement, t *target, round int, o outcome) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
 	reason := ""
-	if err != nil {
-		reason = err.Error()
+	if o.err != nil {
+		reason = o.err.Error()
 	}
-	if bad := t.health.since(events); bad != "" && !m.disturbs {
-		reason = bad
+	if o.unwell != "" && !m.disturbs {
+		reason = o.unwell
 	}
 	k := key(m.name, t.Name)
 	if reason != "" {
 		r.result.Discarded = append(r.result.Discarded, Discard{Measurement: m.name, Variant: t.Name, Round: round, Reason: reason})
 		r.skipped[k]++
-		if errors.Is(err, errAbsent) {
+		if errors.Is(o.err, errAbsent) {
 			r.skipped[k] = failuresMost
 		}
 		return nil
@@ -317,18 +377,20 @@ func (r *run) take(ctx context.Context, m measurement, t *target, round int, len
 		return nil
 	}
 	for _, metric := range m.metrics {
-		if v, ok := values[metric.Name]; ok {
+		if v, ok := o.values[metric.Name]; ok {
 			r.result.add(metric.Name, t.Name, round, v)
 		}
 	}
 	return nil
 }
 
-// histogram is that of a variant's latencies.
-func (r *run) histogram(measurement, variant string) *histogram {
+// addLatencies adds to the histogram of a variant's.
+func (r *run) addLatencies(measurement, variant string, times []time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	k := key(measurement, variant)
 	if r.histograms[k] == nil {
 		r.histograms[k] = &histogram{}
 	}
-	return r.histograms[k]
+	r.histograms[k].addAll(times)
 }

@@ -22,6 +22,7 @@ type target struct {
 	from   iperf.End
 	to     iperf.End
 	health *health
+	seat   *seat // in the ring of a round whose trials are under way at once; else nil
 }
 
 // upTimeout is how long all labs together may take to be there.

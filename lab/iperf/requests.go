@@ -32,7 +32,15 @@ type RequestParams struct {
 	// Pin are the processors of who asks and who answers. None: wherever the
 	// kernel likes.
 	Pin []int
+	// Turn is called before each request, with the time, and returns when it may
+	// be sent, and whether it had to wait. That time does not count, nor does
+	// that of the first requests after it. It may be nil; there is none at a Rate.
+	Turn func(ctx context.Context, now time.Time) (waited bool)
 }
+
+// rewarm is how long requests do not count after the others' turn: what they
+// need has left the caches.
+const rewarm = 500 * time.Microsecond
 
 // Requests are the answered ones.
 type Requests struct {
@@ -125,6 +133,15 @@ func (p RequestParams) ask(ctx context.Context, r *Requests, begun func(), one f
 	}
 	for k := int64(0); ctx.Err() == nil; k++ {
 		from := time.Now()
+		if p.Turn != nil && p.Turn(ctx, from) {
+			for back := time.Now(); time.Since(back) < rewarm && ctx.Err() == nil; {
+				if err := one(); err != nil {
+					return err
+				}
+			}
+			away := time.Since(from)
+			from, begin, measured = from.Add(away), begin.Add(away), measured.Add(away)
+		}
 		if rate != nil {
 			due := begin.Add(rate.at(k))
 			for d := time.Until(due); d > 0; d = time.Until(due) {
