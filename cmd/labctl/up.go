@@ -85,6 +85,9 @@ func (a *app) up(ctx context.Context, arg, name, backend string, dryRun bool, ti
 	}
 	if unchanged {
 		fmt.Fprintf(a.stderr, "%s: unchanged\n", plan.Name)
+		if st, err = a.recovered(ctx, st); err != nil {
+			return err
+		}
 	}
 	if err := a.printStatus(st); err != nil {
 		return err
@@ -93,6 +96,30 @@ func (a *app) up(ctx context.Context, arg, name, backend string, dryRun bool, ti
 		return exitStatus(1) // the reasons are in the status
 	}
 	return nil
+}
+
+// recovery is how long a lab that runs may take to be well again: a process
+// that has ended is started again.
+const recovery = 3 * time.Second
+
+// recovered waits until a lab is not degraded any more, for a while.
+func (a *app) recovered(ctx context.Context, st *lab.Status) (*lab.Status, error) {
+	until := time.Now().Add(recovery)
+	for st.State == lab.Degraded && time.Now().Before(until) {
+		d, err := lab.DirOf(st.Name)
+		if err != nil {
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return st, nil
+		case <-time.After(50 * time.Millisecond):
+		}
+		if st, err = (&lab.Client{Dir: d}).Status(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return st, nil
 }
 
 // readLab reads a lab file from wherever the argument says: a file wins over a

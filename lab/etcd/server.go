@@ -70,13 +70,23 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	if s.lock, err = lockDir(cfg.Dir); err != nil {
 		return nil, err
 	}
+	if err := s.discardUnserved(cfg.Dir); err != nil {
+		s.lock.Close()
+		return nil, err
+	}
 	c := settings(cfg, urls, s.log)
 	c.ServiceRegister = func(g *grpc.Server) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.grpc = append(s.grpc, g)
 	}
-	if err := s.start(ctx, c); err != nil {
+	err = s.start(ctx, c)
+	if err == nil {
+		if _, err = s.lock.WriteAt([]byte(served), 0); err != nil {
+			s.stop()
+		}
+	}
+	if err != nil {
 		s.lock.Close()
 		return nil, err
 	}
@@ -237,6 +247,21 @@ func checkFiles() error {
 		}
 	}
 	return fmt.Errorf("open files: the limit of %d is too low; raise it to %d or more (ulimit -n)", l.Cur, need)
+}
+
+// served stands in the lock's file once a server has served clients from its
+// directory.
+const served = "served\n"
+
+// discardUnserved removes what is left of a server that was killed before it
+// served anybody. etcd takes it for a member that was there before, and waits
+// for ever for the members that it did not come to write down.
+func (s *Server) discardUnserved(dir string) error {
+	info, err := s.lock.Stat()
+	if err != nil || info.Size() > 0 {
+		return err
+	}
+	return os.RemoveAll(filepath.Join(dir, "member"))
 }
 
 // lockDir makes sure that no other server uses the directory: etcd itself

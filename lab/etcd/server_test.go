@@ -244,3 +244,42 @@ func BenchmarkStart(b *testing.B) {
 		})
 	}
 }
+
+// One that was killed before it served anybody leaves a directory that etcd
+// alone would never be ready on: the log is there, and no member in it.
+func TestKilledBeforeItServed(t *testing.T) {
+	t.Parallel()
+	dir := shortDir(t)
+	s, err := Start(t.Context(), Config{Dir: filepath.Join(dir, "d")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Client().Put(t.Context(), "k", "v"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	keys := func() int64 {
+		t.Helper()
+		s, err := Start(t.Context(), Config{Dir: filepath.Join(dir, "d")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		r, err := s.Client().Get(t.Context(), "k")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.Count
+	}
+	if n := keys(); n != 1 {
+		t.Errorf("%d keys in a directory that was served from, want 1", n)
+	}
+	if err := os.Truncate(filepath.Join(dir, "d", "lock"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if n := keys(); n != 0 {
+		t.Errorf("%d keys in one that was not, want a new store", n)
+	}
+}
