@@ -106,7 +106,10 @@ func (s *Supervisor) open(names []string) error {
 // makeNamesDir makes the directory of the names outside, if one is needed and
 // not there, and has the record say so before it does.
 func (s *Supervisor) makeNamesDir(rec *lab.Record, needed bool) error {
-	if _, err := os.Lstat(netnsDir); !needed || !errors.Is(err, fs.ErrNotExist) {
+	if !needed {
+		return nil
+	}
+	if _, err := os.Lstat(netnsDir); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	before := rec.NamesDir
