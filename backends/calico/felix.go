@@ -35,7 +35,7 @@ type Host struct {
 	Remotes  []Remote       // of other hosts; those that somebody else makes routes for are left out
 	Name     string         // which the MAC of the VXLAN device follows from
 	Tunnel   netip.Addr     // of our own tunnel device; invalid while it has none
-	InKernel bool           // the kernel wraps; only of IPIP is that a question
+	Path     bool           // an IPIPPath wraps, not the kernel
 }
 
 // Desired is all there is to a host of a Calico network: a route to each
@@ -46,7 +46,8 @@ type Host struct {
 //	172.17.9.0/24 via 192.168.100.101 dev eth0 onlink     another host's block
 //	blackhole 172.17.8.0/24                               nobody's, else it went to the default route, and came back
 //
-// Where packets are wrapped there is a tunnel device besides; see vtep and tunl.
+// Where packets are wrapped there is a tunnel device besides; see vtep, tunl and
+// guard.
 //
 // Problems are remotes without a way; they cost nobody else a route.
 func Desired(h Host) (s nodes.State, problems []error) {

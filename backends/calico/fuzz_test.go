@@ -72,7 +72,7 @@ func FuzzSnapshot(f *testing.F) {
 			return
 		}
 		remotes, _ := s.Remotes("node1")
-		h := Host{Config: s.Config, Name: "node1", Remotes: remotes, Blocks: s.BlocksOf("node1"), Tunnel: netip.MustParseAddr("10.244.1.1"), InKernel: true,
+		h := Host{Config: s.Config, Name: "node1", Remotes: remotes, Blocks: s.BlocksOf("node1"), Tunnel: netip.MustParseAddr("10.244.1.1"),
 			Underlay: nodes.Underlay{Dev: "eth0", Addr: netip.MustParseAddr("192.168.50.1"), Prefix: netip.MustParsePrefix("192.168.50.1/24"), MTU: 1500}}
 		for _, w := range s.Workloads {
 			if w.Host == "node1" {

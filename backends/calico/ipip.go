@@ -2,8 +2,6 @@ package calico
 
 import (
 	"log/slog"
-	"net/netip"
-	"slices"
 
 	"labctl/backends/internal/datapath"
 	"labctl/backends/internal/ipip"
@@ -28,36 +26,9 @@ func IPIPInKernel(devices []nodes.Device) bool { return ipip.InKernel(devices) }
 // IPIPPath knows it.
 //
 //	10.244.9.0/26 via 192.168.52.1 dev tunl0 onlink       which way, to which host
-//
-// What a container wraps itself, and natOutgoing would make its host's, gets no
-// further: another host would unwrap it, whatever a policy says. The kernel's
-// device takes packets from anybody, so it has to be told who is a host; an
-// IPIPPath looks by itself.
 func (h Host) tunl(s *nodes.State) {
 	s.Links = append(s.Links, nodes.Port{LinkAttrs: nodes.LinkAttrs{Name: IPIPDevice, MTU: h.MTU(h.Underlay)}})
-	t := nodes.Table{Name: "labctl-ipip", Chains: []nodes.Chain{{Name: "forward", Hook: nodes.Forward, Rules: []nodes.Rule{
-		{Protocol: "ipip", Src: h.Pool, Verdict: nodes.Drop, Comment: "ipip of a container"},
-	}}}}
-	if h.InKernel {
-		const hosts = "hosts"
-		t.Sets = []nodes.Set{{Name: hosts, Addrs: h.nextHops(ByIPIP)}}
-		t.Chains = append(t.Chains, nodes.Chain{Name: "input", Hook: nodes.Input, Rules: []nodes.Rule{
-			{Protocol: "ipip", SrcSet: hosts, Verdict: nodes.Accept, Comment: "ipip of the network's hosts"},
-			{Protocol: "ipip", Verdict: nodes.Drop, Comment: "ipip of anybody else"},
-		}})
-	}
-	s.Tables = append(s.Tables, t)
-}
-
-// nextHops are the hosts that are reached in a way, each once.
-func (h Host) nextHops(way Way) []netip.Addr {
-	var all []netip.Addr
-	for _, r := range h.by(way) {
-		if !slices.Contains(all, r.NextHop) {
-			all = append(all, r.NextHop)
-		}
-	}
-	return all
+	s.Tables = append(s.Tables, h.guard("ipip", nodes.Rule{Protocol: "ipip"}, ByIPIP))
 }
 
 // IPIPPath carries packets in user space, with the same on the wire as the

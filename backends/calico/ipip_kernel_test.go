@@ -33,7 +33,6 @@ func TestIPIPSenders(t *testing.T) {
 		Config:   Config{Pool: prefix("10.244.0.0/16"), BlockSize: 26, Encapsulation: IPIP, Routes: FromStore, MaxBlocks: 1},
 		Underlay: nodes.Underlay{Dev: "eth0", Addr: addr("192.168.50.1"), Prefix: prefix("192.168.50.1/24"), MTU: 1500},
 		Remotes:  []Remote{{prefix("10.244.2.0/26"), "node2", addr("192.168.50.2"), netip.Addr{}}},
-		InKernel: true,
 	})
 	if len(problems) > 0 {
 		t.Fatal(problems)

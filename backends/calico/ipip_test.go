@@ -31,18 +31,18 @@ func TestDesiredIPIP(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		encapsulation Encapsulation
-		inKernel      bool
+		path          bool
 		near          nodes.Route
 		senders       []netip.Addr
 	}{
-		{IPIP, true, near("tunl0"), []netip.Addr{addr("192.168.51.2"), addr("192.168.52.1")}},
-		{IPIPCrossSubnet, true, near("eth0"), []netip.Addr{addr("192.168.52.1")}},
-		{IPIPCrossSubnet, false, near("eth0"), nil},
+		{IPIP, false, near("tunl0"), []netip.Addr{addr("192.168.51.2"), addr("192.168.52.1")}},
+		{IPIPCrossSubnet, false, near("eth0"), []netip.Addr{addr("192.168.52.1")}},
+		{IPIPCrossSubnet, true, near("eth0"), nil},
 	} {
 		t.Run(string(tt.encapsulation), func(t *testing.T) {
 			t.Parallel()
 			h := host
-			h.Encapsulation, h.InKernel = tt.encapsulation, tt.inKernel
+			h.Encapsulation, h.Path = tt.encapsulation, tt.path
 			got, problems := Desired(h)
 			if err := nodes.Check(got); err != nil || len(problems) > 0 {
 				t.Error(err, problems)
@@ -59,7 +59,7 @@ func TestDesiredIPIP(t *testing.T) {
 			table := nodes.Table{Name: "labctl-ipip", Chains: []nodes.Chain{{Name: "forward", Hook: nodes.Forward, Rules: []nodes.Rule{
 				{Protocol: "ipip", Src: h.Pool, Verdict: nodes.Drop, Comment: "ipip of a container"},
 			}}}}
-			if tt.inKernel {
+			if !tt.path {
 				table.Sets = []nodes.Set{{Name: "hosts", Addrs: tt.senders}}
 				table.Chains = append(table.Chains, nodes.Chain{Name: "input", Hook: nodes.Input, Rules: []nodes.Rule{
 					{Protocol: "ipip", SrcSet: "hosts", Verdict: nodes.Accept, Comment: "ipip of the network's hosts"},

@@ -37,6 +37,7 @@ func (h Host) vtep(s *nodes.State) (problems []error) {
 		LinkAttrs: nodes.LinkAttrs{Name: VXLANDevice, MTU: h.MTU(h.Underlay), MAC: mac},
 		VNI:       vxlanVNI, Port: vxlanPort, Local: h.Underlay.Addr, Dev: h.Underlay.Dev,
 	})
+	s.Tables = append(s.Tables, h.guard("vxlan", nodes.Rule{Protocol: "udp", DstPort: vxlanPort}, ByVXLAN))
 	seen := map[netip.Addr]bool{}
 	for _, r := range h.by(ByVXLAN) {
 		if seen[r.NextHop] {

@@ -52,16 +52,19 @@ func TestDesiredVXLAN(t *testing.T) {
 		near          nodes.Route
 		neighbours    []nodes.Neighbour
 		fdb           []nodes.FDBEntry
+		senders       []netip.Addr
 	}{
 		{
 			VXLANCrossSubnet, nodes.Route{Dst: prefix("10.244.2.0/26"), Via: addr("192.168.51.2"), Dev: "eth0", OnLink: true},
 			[]nodes.Neighbour{{Dev: "vxlan.calico", Addr: addr("10.244.3.0"), MAC: mac3}},
 			[]nodes.FDBEntry{{Dev: "vxlan.calico", MAC: mac3, Dst: addr("192.168.52.1")}},
+			[]netip.Addr{addr("192.168.52.1"), addr("192.168.52.2")},
 		},
 		{
 			VXLAN, nodes.Route{Dst: prefix("10.244.2.0/26"), Via: addr("10.244.2.0"), Dev: "vxlan.calico", OnLink: true},
 			[]nodes.Neighbour{{Dev: "vxlan.calico", Addr: addr("10.244.2.0"), MAC: mac2}, {Dev: "vxlan.calico", Addr: addr("10.244.3.0"), MAC: mac3}},
 			[]nodes.FDBEntry{{Dev: "vxlan.calico", MAC: mac2, Dst: addr("192.168.51.2")}, {Dev: "vxlan.calico", MAC: mac3, Dst: addr("192.168.52.1")}},
+			[]netip.Addr{addr("192.168.51.2"), addr("192.168.52.1"), addr("192.168.52.2")},
 		},
 	} {
 		t.Run(string(tt.encapsulation), func(t *testing.T) {
@@ -81,8 +84,20 @@ func TestDesiredVXLAN(t *testing.T) {
 				Routes:     append([]nodes.Route{{Dst: prefix("10.244.1.0/26"), Kind: nodes.Blackhole}, tt.near}, far...),
 				Neighbours: tt.neighbours,
 				FDB:        tt.fdb,
+				Tables: []nodes.Table{{
+					Name: "labctl-vxlan", Sets: []nodes.Set{{Name: "hosts", Addrs: tt.senders}},
+					Chains: []nodes.Chain{
+						{Name: "forward", Hook: nodes.Forward, Rules: []nodes.Rule{
+							{Protocol: "udp", DstPort: 4789, Src: h.Pool, Verdict: nodes.Drop, Comment: "vxlan of a container"},
+						}},
+						{Name: "input", Hook: nodes.Input, Rules: []nodes.Rule{
+							{Protocol: "udp", DstPort: 4789, SrcSet: "hosts", Verdict: nodes.Accept, Comment: "vxlan of the network's hosts"},
+							{Protocol: "udp", DstPort: 4789, Verdict: nodes.Drop, Comment: "vxlan of anybody else"},
+						}},
+					},
+				}},
 			}
-			if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); diff != "" {
+			if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}, netip.AddrPort{})); diff != "" {
 				t.Errorf("Desired() (-want +got):\n%s", diff)
 			}
 			if len(problems) != 1 || !strings.Contains(problems[0].Error(), "10.244.4.0/26 of node4: the node has no tunnel address") {

@@ -227,7 +227,7 @@ func (c *calicoSystem) follow(ctx context.Context) error {
 
 // set gives the reconciler what the store asks for.
 func (c *calicoSystem) set(snap calico.Snapshot) {
-	h := calico.Host{Config: c.config, Name: c.Node, Underlay: c.underlay, Blocks: snap.BlocksOf(c.Node), InKernel: c.ipip == nil}
+	h := calico.Host{Config: c.config, Name: c.Node, Underlay: c.underlay, Blocks: snap.BlocksOf(c.Node), Path: c.ipip != nil}
 	var has []Container
 	containers := c.containers()
 	tunnel, own := c.parts(snap.Addresses(c.Node, c.claims(containers)))
