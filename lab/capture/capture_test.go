@@ -292,9 +292,11 @@ func TestParseProgram(t *testing.T) {
 	if err != nil || len(got) != 2 || got[0] != (unix.SockFilter{Code: 40, K: 12}) {
 		t.Errorf("parseProgram = %v, %v", got, err)
 	}
-	for _, bad := range []string{"", "0\n", "1\nx\n"} {
+	for _, bad := range []string{"", "0\n", "1\nx\n", "2\n6 0 0 0\n", "1\n6 0 0 0\n6 0 0 0\n", "1\n6 0 0\n", "1\n6 0 0 0 0\n", "1\n6 0 300 0\n",
+		// The kernel is told the length in 16 bits: of this it would see 6, 0, 0, 0 alone.
+		"65537\n" + strings.Repeat("6 0 0 0\n", 65537)} {
 		if p, err := parseProgram(bad); err == nil {
-			t.Errorf("parseProgram(%q) = %v, want an error", bad, p)
+			t.Errorf("parseProgram(%.40q) = %v, want an error", bad, p)
 		}
 	}
 }

@@ -63,20 +63,24 @@ func lastLine(s string) string {
 	return strings.TrimPrefix(lines[len(lines)-1], "tcpdump: ")
 }
 
+// longestProgram is BPF_MAXINSNS: the kernel takes no longer one.
+const longestProgram = 4096
+
 // parseProgram reads `tcpdump -ddd`: the number of instructions, then one a
 // line, in decimal.
 func parseProgram(text string) ([]unix.SockFilter, error) {
 	lines := strings.Split(strings.TrimSpace(text), "\n")
-	var program []unix.SockFilter
-	for _, l := range lines[1:] {
-		var i unix.SockFilter
-		if _, err := fmt.Sscan(l, &i.Code, &i.Jt, &i.Jf, &i.K); err != nil {
-			return nil, fmt.Errorf("tcpdump -ddd: %q: %w", l, err)
-		}
-		program = append(program, i)
+	n, err := strconv.Atoi(strings.TrimSpace(lines[0]))
+	if err != nil || n != len(lines)-1 || n < 1 || n > longestProgram {
+		return nil, fmt.Errorf("tcpdump -ddd: says %.20q, then come %d instructions; want the same number, 1 to %d", lines[0], len(lines)-1, longestProgram)
 	}
-	if len(program) == 0 {
-		return nil, fmt.Errorf("tcpdump -ddd: %q: no program", text)
+	program := make([]unix.SockFilter, n)
+	for i, l := range lines[1:] {
+		var rest string
+		in := &program[i]
+		if fields, _ := fmt.Sscan(l, &in.Code, &in.Jt, &in.Jf, &in.K, &rest); fields != 4 {
+			return nil, fmt.Errorf("tcpdump -ddd: %.60q: not the four numbers of an instruction", l)
+		}
 	}
 	return program, nil
 }

@@ -29,7 +29,8 @@ type Interface struct {
 	Link     packet.LinkType
 	MAC      net.HardwareAddr // of Ethernet devices
 	MTU      int
-	Master   int // the index of the bridge that it is a port of
+	Master   int    // the index of the bridge that it is a port of
+	Qdisc    string // what queues its packets
 	Up       bool
 	Loopback bool
 }
@@ -74,29 +75,44 @@ func links(f *os.File) ([]Interface, error) {
 		if err != nil {
 			return nil, err
 		}
-		msgs, err := syscall.ParseNetlinkMessage(buf[:n])
+		some, done, err := parseLinks(buf[:n])
 		if err != nil {
 			return nil, err
 		}
-		for _, m := range msgs {
-			switch m.Header.Type {
-			case unix.NLMSG_DONE:
-				return found, nil
-			case unix.NLMSG_ERROR:
-				return nil, errors.New("the kernel refuses the dump")
-			case unix.RTM_NEWLINK:
-				i, err := link(m)
-				if err != nil {
-					return nil, err
-				}
-				found = append(found, i)
-			}
+		if found = append(found, some...); done {
+			return found, nil
 		}
 	}
 }
 
-// link reads one RTM_NEWLINK message.
-func link(m syscall.NetlinkMessage) (Interface, error) {
+// parseLinks reads a part of a dump. done says that it was the last.
+func parseLinks(datagram []byte) (found []Interface, done bool, err error) {
+	msgs, err := syscall.ParseNetlinkMessage(datagram)
+	if err != nil {
+		return nil, false, err
+	}
+	for _, m := range msgs {
+		switch m.Header.Type {
+		case unix.NLMSG_DONE:
+			return found, true, nil
+		case unix.NLMSG_ERROR:
+			return nil, false, errors.New("the kernel refuses the dump")
+		case unix.RTM_NEWLINK:
+			i, err := parseLink(m)
+			if err != nil {
+				return nil, false, err
+			}
+			found = append(found, i)
+		}
+	}
+	return found, false, nil
+}
+
+// parseLink reads one RTM_NEWLINK message.
+func parseLink(m syscall.NetlinkMessage) (Interface, error) {
+	if len(m.Data) < unix.SizeofIfInfomsg {
+		return Interface{}, fmt.Errorf("a message of %d bytes about a device", len(m.Data))
+	}
 	attrs, err := syscall.ParseNetlinkRouteAttr(&m)
 	if err != nil {
 		return Interface{}, err
@@ -111,6 +127,8 @@ func link(m syscall.NetlinkMessage) (Interface, error) {
 		switch a.Attr.Type {
 		case unix.IFLA_IFNAME:
 			i.Name = strings.TrimRight(string(a.Value), "\x00")
+		case unix.IFLA_QDISC:
+			i.Qdisc = strings.TrimRight(string(a.Value), "\x00")
 		case unix.IFLA_MTU:
 			i.MTU = number(a.Value)
 		case unix.IFLA_MASTER:
