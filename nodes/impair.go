@@ -323,8 +323,7 @@ func (m *Impairer) rules(wanted map[string]Impairment) error {
 				return err
 			}
 			if slices.EqualFunc(rules, c.rules, func(have *nftables.Rule, want faultRule) bool {
-				comment, _ := userdata.GetString(have.UserData, userdata.TypeComment)
-				return comment == want.comment
+				return commentOf(have) == want.comment
 			}) {
 				continue
 			}

@@ -5,6 +5,9 @@ import (
 	"regexp"
 	"testing"
 
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+
 	"labctl/nodes"
 )
 
@@ -71,5 +74,59 @@ func TestSets(t *testing.T) {
 		if matches, sure := x.Matches(p); matches || !sure {
 			t.Errorf("Matches(to another) = %v, %v; want false, true", matches, sure)
 		}
+	}
+}
+
+// TestOthersRules holds packets against rules that nft made, and reads one that
+// only a program of somebody's can make.
+func TestOthersRules(t *testing.T) {
+	t.Parallel()
+	ns := newNamespaces(t, "theirs")[0]
+	must(t, ns, "nft add table inet t", "nft add chain inet t c { type filter hook forward priority 0 ; }")
+	tcp := nodes.Packet{In: "eth0", Out: "cni0", Protocol: 6, State: nodes.New, Network: []byte{0: 0x45, 9: 6, 12: 10, 1, 0, 2, 10, 2, 0, 2}, Transport: []byte{0x90, 0, 0, 80, 0, 0, 0, 0}}
+	for _, tt := range []struct {
+		rule          string
+		matches, sure bool
+	}{
+		{`iifname "eth0"`, true, true},
+		{`iifname "eth*"`, true, true},
+		{`iifname "eth1"`, false, true},
+		{`iifname { "eth0", "eth1" }`, true, true},
+		{`iifname { "eth1", "eth2" }`, false, true},
+		{`oifname != { "eth0", "eth1" }`, true, true},
+		{`meta l4proto { tcp, udp }`, true, true},
+		{`tcp dport { 80, 443 }`, true, true},
+		{`tcp dport { 22, 443 }`, false, true},
+		{`ct state { new, established }`, true, true},
+		{`ip saddr . tcp dport { 10.1.0.2 . 80 }`, true, false},
+		{`tcp dport . ip saddr { 80 . 10.1.0.2 }`, true, false},
+		{`ip saddr 10.1.0.0/16 tcp dport 80`, true, true},
+		{`meta mark set 7 iifname "eth1"`, false, true},
+	} {
+		must(t, ns, "nft flush chain inet t c", "nft add rule inet t c "+tt.rule+" drop")
+		tables, err := ns.Tables()
+		if err != nil || len(tables.Rules) != 1 {
+			t.Fatalf("%s: Tables() = %+v, %v", tt.rule, tables.Rules, err)
+		}
+		if matches, sure := tables.Rules[0].Matches(tcp); matches != tt.matches || sure != tt.sure {
+			t.Errorf("%s: Matches() = %v, %v; want %v, %v (%s)", tt.rule, matches, sure, tt.matches, tt.sure, tables.Rules[0])
+		}
+	}
+	must(t, ns, "nft flush chain inet t c")
+	err := ns.Do(func() error {
+		conn, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		table := &nftables.Table{Name: "t", Family: nftables.TableFamilyINet}
+		conn.AddRule(&nftables.Rule{Table: table, Chain: &nftables.Chain{Name: "c", Table: table}, UserData: []byte{0, 200},
+			Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}})
+		return conn.Flush()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if tables, err := ns.Tables(); err != nil || len(tables.Rules) != 1 || tables.Rules[0].Comment != "" {
+		t.Errorf("Tables() = %+v, %v; want the rule without a comment", tables.Rules, err)
 	}
 }

@@ -471,8 +471,7 @@ func listTable(conn *nftables.Conn, name string) (fingerprint, error) {
 			return nil, err
 		}
 		for _, r := range rules {
-			comment, _ := userdata.GetString(r.UserData, userdata.TypeComment)
-			f = append(f, ruleLine(c.Name, r.Exprs, comment))
+			f = append(f, ruleLine(c.Name, r.Exprs, commentOf(r)))
 		}
 	}
 	sets, err := conn.GetSets(inetTable(name))
@@ -527,4 +526,15 @@ func ruleLine(chain string, exprs []expr.Any, comment string) string {
 	}
 	fmt.Fprintf(&b, "comment %q", comment)
 	return b.String()
+}
+
+// commentOf is a rule's comment, "" when it has none. The rule may be anybody's,
+// and what is kept beside it is any bytes.
+func commentOf(r *nftables.Rule) string {
+	for b := r.UserData; len(b) >= 2 && len(b) >= 2+int(b[1]); b = b[2+int(b[1]):] {
+		if userdata.Type(b[0]) == userdata.TypeComment {
+			return strings.TrimSuffix(string(b[2:2+int(b[1])]), "\x00")
+		}
+	}
+	return ""
 }

@@ -9,7 +9,6 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
-	"github.com/google/nftables/userdata"
 	"golang.org/x/sys/unix"
 )
 
@@ -109,8 +108,9 @@ func (c Cond) load(p Packet) (value []byte, known bool) {
 		return b[offset : offset+size], true
 	}
 	name := func(dev string) ([]byte, bool) {
-		b := append([]byte(dev), make([]byte, unix.IFNAMSIZ)...)
-		return b[:len(c.Value)], true
+		b := make([]byte, size) // a beginning of it, or more than a name can have
+		copy(b, dev)
+		return b, true
 	}
 	switch c.What {
 	case "iif":
@@ -324,31 +324,38 @@ func (s setReader) members(t *nftables.Table, name string) [][]byte {
 // tableRule reads a rule's expressions: registers that are loaded, masked and
 // compared become conditions.
 func tableRule(base TableRule, r *nftables.Rule) TableRule {
-	base.Comment, _ = userdata.GetString(r.UserData, userdata.TypeComment)
+	base.Comment = commentOf(r)
 	var what string
 	var mask []byte
+	loads := 0 // since something was compared
+	load := func(w string) { what, loads = w, loads+1 }
 	cond := func(value []byte, not bool) {
 		base.Conds = append(base.Conds, Cond{What: what, Not: not, Mask: mask, Value: value})
-		mask = nil
+		mask, loads = nil, 0
 	}
 	for _, e := range r.Exprs {
 		switch e := e.(type) {
 		case *expr.Meta:
-			what = map[expr.MetaKey]string{expr.MetaKeyIIFNAME: "iif", expr.MetaKeyOIFNAME: "oif", expr.MetaKeyL4PROTO: "l4proto",
+			if e.SourceRegister {
+				break // it sets it
+			}
+			name := map[expr.MetaKey]string{expr.MetaKeyIIFNAME: "iif", expr.MetaKeyOIFNAME: "oif", expr.MetaKeyL4PROTO: "l4proto",
 				expr.MetaKeyNFPROTO: "nfproto", expr.MetaKeyMARK: "mark",
 				expr.MetaKeyPROTOCOL: "ethertype"}[e.Key]
-			if what == "" {
-				what = fmt.Sprintf("meta %d", e.Key)
+			if name == "" {
+				name = fmt.Sprintf("meta %d", e.Key)
 			}
+			load(name)
 		case *expr.Payload:
-			what = fmt.Sprintf("%s %d", map[expr.PayloadBase]string{expr.PayloadBaseLLHeader: "link", expr.PayloadBaseNetworkHeader: "network",
-				expr.PayloadBaseTransportHeader: "transport"}[e.Base], e.Offset)
+			load(fmt.Sprintf("%s %d", map[expr.PayloadBase]string{expr.PayloadBaseLLHeader: "link", expr.PayloadBaseNetworkHeader: "network",
+				expr.PayloadBaseTransportHeader: "transport"}[e.Base], e.Offset))
 		case *expr.Bitwise:
 			mask = e.Mask
 		case *expr.Cmp:
 			if (e.Op == expr.CmpOpGte || e.Op == expr.CmpOpLte) && mask == nil {
 				op := map[expr.CmpOp]string{expr.CmpOpGte: ">=", expr.CmpOpLte: "<="}[e.Op]
 				base.Conds = append(base.Conds, Cond{What: what, Op: op, Value: e.Data})
+				loads = 0
 				break
 			}
 			if what == "mark" && len(e.Data) == 4 {
@@ -364,14 +371,21 @@ func tableRule(base TableRule, r *nftables.Rule) TableRule {
 			n := e.Packets
 			base.Packets = &n
 		case *expr.Ct:
-			if what = "ct"; e.Key == expr.CtKeySTATE {
-				what = "ct state"
+			switch {
+			case e.SourceRegister:
+			case e.Key == expr.CtKeySTATE:
+				load("ct state")
+			default:
+				load("ct")
 			}
 		case *expr.Fib:
-			what = "fib"
+			load("fib")
 		case *expr.Lookup:
+			if loads > 1 { // a set of pairs, or of more
+				what = "several of a packet's fields, the last " + what + ","
+			}
 			base.Conds = append(base.Conds, Cond{What: what, Not: e.Invert, Mask: mask, Set: e.SetName})
-			mask = nil
+			mask, loads = nil, 0
 		case *expr.Match:
 			what = "match " + e.Name
 			cond(nil, false)
