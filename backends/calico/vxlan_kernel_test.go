@@ -88,10 +88,11 @@ func TestVXLANInjected(t *testing.T) {
 	}
 	build(false)
 	everywhere := prefix("0.0.0.0/0")
+	quiet := []nodes.Sysctl{{Key: "net/ipv6/conf/all/disable_ipv6", Value: "1"}} // else a device asks for routers
 	for i, c := range []*nodes.Namespace{c1, c2} {
-		apply(c, nodes.State{Links: []nodes.Link{port}, Addrs: []nodes.Addr{{Dev: "eth0", Prefix: single(hosts[i].Locals[0].Addr)}}, Routes: []nodes.Route{{Dst: everywhere, Dev: "eth0"}}})
+		apply(c, nodes.State{Links: []nodes.Link{port}, Addrs: []nodes.Addr{{Dev: "eth0", Prefix: single(hosts[i].Locals[0].Addr)}}, Routes: []nodes.Route{{Dst: everywhere, Dev: "eth0"}}, Sysctls: quiet})
 	}
-	apply(stranger, nodes.State{Links: []nodes.Link{port}, Addrs: []nodes.Addr{{Dev: "eth0", Prefix: prefix("192.168.60.9/24")}}})
+	apply(stranger, nodes.State{Links: []nodes.Link{port}, Addrs: []nodes.Addr{{Dev: "eth0", Prefix: prefix("192.168.60.9/24")}}, Sysctls: quiet})
 
 	run := func(n *nodes.Namespace, line string) string {
 		t.Helper()
