@@ -4,20 +4,27 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"labctl/lab"
 )
 
+// awaitJoined waits in the background until a node has joined, or the pool has no
+// address for it.
+func (n *nodeChange) awaitJoined(h *host) {
+	n.await(func() (bool, error) { return n.joined(h), n.lacking(h) })
+}
+
 // await waits in the background until done, which is called with mu held, says
-// that the others know of the change.
-func (n *nodeChange) await(done func() bool) {
+// that the others know of the change, or that they never will.
+func (n *nodeChange) await(done func() (bool, error)) {
 	n.waited = make(chan error, 1)
 	go func() { n.waited <- n.wait(done) }()
 	n.poke()
 }
 
-func (n *nodeChange) wait(done func() bool) error {
+func (n *nodeChange) wait(done func() (bool, error)) error {
 	defer context.AfterFunc(n.patience, func() {
 		n.mu.Lock()
 		defer n.mu.Unlock()
@@ -25,14 +32,29 @@ func (n *nodeChange) wait(done func() bool) error {
 	})()
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	for !done() {
-		if n.patience.Err() != nil {
+	for {
+		switch over, err := done(); {
+		case err != nil:
+			return err
+		case over:
+			n.res.ConvergedMs = n.since()
+			return nil
+		case n.patience.Err() != nil:
 			return n.late()
 		}
 		n.moved.Wait()
 	}
-	n.res.ConvergedMs = n.since()
-	return nil
+}
+
+// lacking is why a node will not join: the pool has no address for it, and
+// nobody is about to give one back. The caller holds mu.
+func (n *nodeChange) lacking(h *host) error {
+	if n.exhausted() == nil || !n.follows(h) || !h.agent.report.Exhausted {
+		return nil
+	}
+	why, cure, _ := strings.Cut(h.agent.report.Error, "; ")
+	return &lab.Failure{Kind: lab.Usage, Err: fmt.Errorf("%s: node %s is done, but %s", n.r.Node, n.r.Action, why),
+		Cure: fmt.Sprintf("%s; %s takes what another node gives back", cure, n.r.Node)}
 }
 
 // late says what is missing. The caller holds mu.

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"labctl/backends/calico"
 	"labctl/lab"
 	"labctl/lab/agent"
 	"labctl/nodes"
@@ -59,6 +60,43 @@ func TestJoinedAndLeft(t *testing.T) {
 			}
 			if got := n.left(7); got != c.left {
 				t.Errorf("left(7) = %v, want %v", got, c.left)
+			}
+		})
+	}
+}
+
+// A node for which a pool has no address is given up when all others that run
+// have heard what it heard, and want nothing more.
+func TestLacking(t *testing.T) {
+	t.Parallel()
+	has := agent.Report{Phase: agent.Running, Revision: 7}
+	lacks := has
+	lacks.Exhausted, lacks.Error = true, "node3.c1: no address: all are taken; use a bigger pool"
+	behind := has
+	behind.Revision = 6
+	for _, c := range []struct {
+		name  string
+		self  agent.Report
+		other *host
+		want  string
+	}{
+		{"it has its addresses", has, &host{wired: true, agent: &agentProcess{report: lacks}}, ""},
+		{"all are settled", lacks, &host{wired: true, agent: &agentProcess{report: has}}, "node3: node add is done, but node3.c1: no address: all are taken"},
+		{"another lacks one, too", lacks, &host{wired: true, agent: &agentProcess{report: lacks}}, "node3: node add is done, but node3.c1: no address: all are taken"},
+		{"another has not heard the last", lacks, &host{wired: true, agent: &agentProcess{report: behind}}, ""},
+		{"another is being wired", lacks, &host{agent: &agentProcess{report: has}}, ""},
+		{"another is stopped", lacks, &host{out: lab.Stopped, agent: &agentProcess{report: behind}}, "node3: node add is done, but node3.c1: no address: all are taken"},
+		{"another is held", lacks, &host{held: true, agent: &agentProcess{report: behind}}, "node3: node add is done, but node3.c1: no address: all are taken"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			h := &host{wired: true, agent: &agentProcess{report: c.self}}
+			n := &nodeChange{Supervisor: &Supervisor{plan: &lab.Plan{Calico: &calico.Config{}}, hosts: []*host{c.other, h}}, r: lab.NodeRequest{Action: lab.NodeAdd, Node: "node3"}}
+			switch err := n.lacking(h); {
+			case err == nil && c.want != "", err != nil && err.Error() != c.want:
+				t.Errorf("lacking() = %v, want %q", err, c.want)
+			case err != nil && lab.ExitCode(err) != 2:
+				t.Errorf("exit status %d, want 2", lab.ExitCode(err))
 			}
 		})
 	}

@@ -110,32 +110,47 @@ func (s *Supervisor) evaluate(ctx context.Context) {
 	s.tellChanges()
 }
 
-// tellExhausted ends the build where it comes to nothing: a pool has no
-// address for some container, and all hosts have what else they asked for, so
-// that none will give one back. The caller holds mu.
+// tellExhausted ends the build where it comes to nothing. The caller holds mu.
 func (s *Supervisor) tellExhausted() {
-	if s.plan.Calico == nil || s.gaveUp {
+	if s.gaveUp {
 		return
 	}
-	var first *host
-	for _, h := range s.hosts {
-		switch r := h.agent.report; {
-		case r.Phase != agent.Running || r.Revision == 0:
-			return
-		case r.Revision != s.hosts[0].agent.report.Revision:
-			return // some have not heard the last yet
-		case r.Exhausted && first == nil:
-			first = h
-		case !r.Exhausted && !h.wired:
-			return
-		}
-	}
-	if first == nil {
+	h := s.exhausted()
+	if h == nil {
 		return
 	}
 	s.gaveUp = true
-	why, cure, _ := strings.Cut(first.agent.report.Error, "; ")
+	why, cure, _ := strings.Cut(h.agent.report.Error, "; ")
 	s.emitLocked(lab.Event{Error: why, Kind: lab.Usage, Cure: cure})
+}
+
+// exhausted is the first host that the pool has no address for, while all hosts
+// that run have what else they asked for, so that none will give one back. It
+// is nil when there is none. The caller holds mu.
+func (s *Supervisor) exhausted() *host {
+	if s.plan.Calico == nil {
+		return nil
+	}
+	var first *host
+	revision := int64(0)
+	for _, h := range s.hosts {
+		if !s.follows(h) {
+			continue
+		}
+		r := h.agent.report
+		switch {
+		case r.Phase != agent.Running || r.Revision == 0:
+			return nil
+		case revision != 0 && r.Revision != revision:
+			return nil // some have not heard the last yet
+		case r.Exhausted && first == nil:
+			first = h
+		case !r.Exhausted && !h.wired:
+			return nil
+		}
+		revision = r.Revision
+	}
+	return first
 }
 
 // tellChanges tells those who watch that the status is another. The caller

@@ -195,7 +195,7 @@ func (n *nodeChange) start(ctx context.Context, h *host) error {
 		h.agent, h.out, h.settled = a, "", false
 		n.mu.Unlock()
 		n.employ(ctx, h)
-		n.await(func() bool { return n.joined(h) })
+		n.awaitJoined(h)
 	default:
 		if err := n.bring(ctx, h.plan, index); err != nil {
 			// Dead again; what it was before serves for another try.
@@ -268,7 +268,7 @@ func (n *nodeChange) forget(ctx context.Context, p lab.NodePlan) error {
 	return n.store(ctx, func(ctx context.Context, r registry) error {
 		revision, err := r.forget(ctx, p)
 		if err == nil && revision > 0 {
-			n.await(func() bool { return n.left(revision) })
+			n.await(func() (bool, error) { return n.left(revision), nil })
 		}
 		return err
 	})

@@ -39,7 +39,7 @@ func (n *nodeChange) bring(ctx context.Context, p lab.NodePlan, index int) error
 		return err
 	}
 	n.employ(ctx, h)
-	n.await(func() bool { return n.joined(h) })
+	n.awaitJoined(h)
 	if err := n.makeContainers(ctx, h); err != nil {
 		return err
 	}
