@@ -101,8 +101,9 @@ type Report struct {
 	Healed  []Healed `json:"healed,omitempty"`
 	Foreign []Change `json:"foreign,omitempty"`
 	Err     string   `json:"err,omitempty"`
-	// Unsupported is true when Err has something that this kernel lacks
-	// (EOPNOTSUPP): trying again will not help.
+	// Unsupported is true when Err has something that this kernel lacks: trying
+	// again will not help. Err then ends with the cure, if one is known, after
+	// a semicolon.
 	Unsupported bool `json:"unsupported,omitempty"`
 	// Generation counts the calls of Set; it is the last one whose State was
 	// applied completely.

@@ -55,10 +55,9 @@ func (s Source) String() string {
 // netem says whether the impairment needs that queueing discipline.
 func (i Impairment) netem() bool { return i.Delay > 0 || i.Jitter > 0 || i.Loss > 0 || i.Reorder > 0 }
 
-// MissingError says which part of the kernel an impairment needs and this one
-// has not.
+// MissingError says which part of the kernel is needed and this one has not.
 type MissingError struct {
-	What string // "netem (CONFIG_NET_SCH_NETEM)"
+	What string // "nftables (CONFIG_NF_TABLES)"
 	Cure string
 	Err  error // what the kernel said
 }

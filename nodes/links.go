@@ -164,7 +164,7 @@ func (p *pass) link(l Link) {
 		}
 		return
 	}
-	if !p.do(Change{Add, "link", a.Name, p.describe(l)}, "add "+kind, func() error { return p.create(l) }) {
+	if !p.do(Change{Add, "link", a.Name, p.describe(l)}, "add "+kind, func() error { return lacking(kind, p.create(l)) }) {
 		p.noDevice[a.Name] = true
 	}
 }

@@ -112,7 +112,7 @@ func (p *pass) tables() {
 		}
 		have, err := conn.ListTablesOfFamily(nftables.TableFamilyINet)
 		if err != nil {
-			return err
+			return withoutTables(err)
 		}
 		there := map[string]bool{}
 		for _, t := range have {
@@ -151,6 +151,30 @@ func (p *pass) tables() {
 	}
 }
 
+const tablesCure = "modprobe -a nf_tables nft_chain_nat nft_masq nft_ct (as root), or a kernel that has them"
+
+// withoutTables explains the answer of a kernel that has no nftables to who
+// asks for the list: there is no netfilter to ask, or nobody of that kind in it.
+func withoutTables(err error) error {
+	for _, e := range []error{unix.EPROTONOSUPPORT, unix.EINVAL, unix.EOPNOTSUPP} {
+		if errors.Is(err, e) {
+			return &MissingError{"nftables (CONFIG_NF_TABLES)", tablesCure, err}
+		}
+	}
+	return err
+}
+
+// withoutParts explains the answer of a kernel that has nftables, and does not
+// know the family inet (EOPNOTSUPP), or a kind of chain or expression (ENOENT),
+// to who makes a table. That a table is not there which is to be changed is
+// ENOENT, too.
+func withoutParts(err error, there bool) error {
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOENT) && !there {
+		return &MissingError{"nftables for what the table needs (CONFIG_NF_TABLES_INET, CONFIG_NFT_NAT, CONFIG_NFT_MASQ, CONFIG_NFT_CT)", tablesCure, err}
+	}
+	return err
+}
+
 func (p *pass) table(conn *nftables.Conn, t Table, there bool) error {
 	ch := Change{Add, "nftables", "table " + t.Name, ""}
 	want := t.fingerprint()
@@ -183,7 +207,7 @@ func (p *pass) table(conn *nftables.Conn, t Table, there bool) error {
 	}
 	ok := p.do(ch, "replace", func() error {
 		write(conn)
-		return conn.Flush()
+		return withoutParts(conn.Flush(), there)
 	})
 	if !ok {
 		return nil

@@ -2,6 +2,7 @@ package nodes
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -146,6 +147,26 @@ func (p *pass) flush() {
 			result(i, err)
 		}
 	}
+}
+
+// telling are the errors of the pass for a person to read. Where this kernel
+// lacks something that is all: most others follow from it, and what does not
+// comes up once that is mended.
+func (p *pass) telling() []error {
+	for _, err := range p.errs {
+		if _, ok := errors.AsType[*MissingError](err); ok {
+			return []error{err}
+		}
+	}
+	return p.errs
+}
+
+// lacking is the error of a link whose kind this kernel does not know.
+func lacking(kind string, err error) error {
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return &MissingError{kind, "modprobe " + kind + " (as root), or a kernel that has it", err}
+	}
+	return err
 }
 
 func (p *pass) fail(object, verb string, err error) {

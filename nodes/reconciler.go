@@ -302,7 +302,7 @@ func (r *Reconciler) pass(ctx context.Context, apply, tablesOK bool) (*pass, err
 		p.exclusive[dev] = true
 	}
 	p.run()
-	err := errors.Join(append(p.errs, wantErr)...)
+	err := errors.Join(append(p.telling(), wantErr)...)
 	if ctx.Err() != nil {
 		return p, err // incomplete
 	}
@@ -333,6 +333,9 @@ func (r *Reconciler) pass(ctx context.Context, apply, tablesOK bool) (*pass, err
 	}
 	if err != nil {
 		rep.Err, rep.Unsupported = err.Error(), errors.Is(err, unix.EOPNOTSUPP)
+		if m, ok := errors.AsType[*MissingError](err); ok {
+			rep.Err, rep.Unsupported = rep.Err+"; "+m.Cure, true
+		}
 	}
 	r.publish(rep)
 	return p, err

@@ -42,6 +42,9 @@ func (p *pass) sysctls(devices, others bool) {
 				return nil
 			}
 			have, err := p.r.trees.read(s.Key)
+			if errors.Is(err, unix.ENOENT) && p.r.trees.vacuous(s) {
+				continue
+			}
 			if err != nil {
 				p.fail("sysctl "+s.Key, "read", err)
 				continue
@@ -97,6 +100,14 @@ func (t sysctlTrees) open(key string, flags int) (int, error) {
 		}
 		return fd, err
 	}
+}
+
+// vacuous says whether a setting that could not be found turns IPv6 off where
+// there is none: not in this kernel, or off since it began (ipv6.disable=1).
+func (t sysctlTrees) vacuous(s Sysctl) bool {
+	dir, path := t.split(s.Key)
+	_, there := t[dir]
+	return dir == "net/ipv6" && !there && strings.HasSuffix(path, "/disable_ipv6") && s.Value == "1"
 }
 
 func (t sysctlTrees) close() {

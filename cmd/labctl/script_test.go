@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/spf13/cobra"
@@ -35,6 +37,10 @@ import (
 //	                                      what is shown matches RE
 //	gone LAB                              nothing of the lab is left
 //	killsupervisor LAB                    SIGKILL to its supervisor, once it has one
+//
+// the program
+//
+//	nonetfilter PROGRAM...                run it as on a kernel that has no netfilter
 //
 // and the variables LAB (a name nobody else has; names that begin with it are
 // taken down at the end) and BASE (the directory of the run directories).
@@ -424,4 +430,43 @@ func TestEveryCommandHasHelp(t *testing.T) {
 	root := (&app{}).rootCommand()
 	root.InitDefaultHelpCmd()
 	check(root)
+}
+
+// nonetfilter is a program that executes another for which, and for whose
+// children, the kernel has no netfilter: socket answers what it does there.
+func nonetfilter() {
+	if err := withoutNetfilter(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func withoutNetfilter(argv []string) error {
+	path, err := exec.LookPath(argv[0])
+	if err != nil {
+		return err
+	}
+	const number, domain, protocol = 0, 16, 32 // in struct seccomp_data, low halves
+	load := func(at uint32) unix.SockFilter {
+		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: at}
+	}
+	unless := func(value uint32, skip uint8) unix.SockFilter {
+		return unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: value, Jf: skip}
+	}
+	filter := []unix.SockFilter{
+		load(number), unless(unix.SYS_SOCKET, 5),
+		load(domain), unless(unix.AF_NETLINK, 3),
+		load(protocol), unless(unix.NETLINK_NETFILTER, 1),
+		{Code: unix.BPF_RET, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EPROTONOSUPPORT)},
+		{Code: unix.BPF_RET, K: unix.SECCOMP_RET_ALLOW},
+	}
+	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	runtime.LockOSThread() // the filter is the thread's, and exec's
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return err
+	}
+	if err := unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&prog)), 0, 0); err != nil {
+		return err
+	}
+	return unix.Exec(path, argv, os.Environ())
 }

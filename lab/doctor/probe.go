@@ -27,6 +27,9 @@ func Probe(ctx context.Context, w io.Writer) error {
 		f.OK, f.Detail = err == nil, detail
 		if err != nil {
 			f.Detail = err.Error()
+			if m, ok := errors.AsType[*nodes.MissingError](err); ok {
+				f.Cure = m.Cure
+			}
 		} else {
 			f.Cure = ""
 		}
@@ -65,13 +68,14 @@ func Probe(ctx context.Context, w io.Writer) error {
 			return "", apply(nodes.State{Links: []nodes.Link{nodes.VXLAN{LinkAttrs: nodes.LinkAttrs{Name: "flannel.1", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}},
 				VNI: 1, Port: 8472, Local: netip.MustParseAddr("192.0.2.1"), Dev: "eth0"}}})
 		})
-		try(Finding{Name: "nftables", Required: true, For: "masquerade and published ports", Cure: module("nf_tables, nft_masq, nft_chain_nat")}, func() (string, error) {
+		try(Finding{Name: "nftables", Required: true, For: "masquerade and published ports", Cure: "look at /proc/config.gz for CONFIG_NF_TABLES"}, func() (string, error) {
 			return "", apply(nodes.State{Tables: []nodes.Table{{Name: "labctl-probe", Chains: []nodes.Chain{{Name: "postrouting", Hook: nodes.PostroutingNAT,
 				Rules: []nodes.Rule{{Src: netip.MustParsePrefix("192.0.2.0/24"), Verdict: nodes.Masquerade}}}}}}})
 		})
 		try(Finding{Name: "sysctl", Required: true, For: "every lab", Cure: "mount /proc/sys writable"}, func() (string, error) {
 			return "", apply(nodes.State{Sysctls: []nodes.Sysctl{{Key: "net/ipv4/ip_forward", Value: "1"}}})
 		})
+		found = append(found, ipv6("/proc"))
 		errTUN := a.Do(openTUN)
 		cure := tunCure(tun, "/proc/misc", errTUN)
 		try(Finding{Name: tun, For: "labs with flannel's udp backend", Cure: cure}, func() (string, error) {

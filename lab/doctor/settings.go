@@ -35,6 +35,15 @@ var settings = []setting{
 	},
 }
 
+// ipv6 tells whether the kernel has IPv6, by what is below proc (/proc).
+func ipv6(proc string) Finding {
+	f := Finding{Name: "IPv6", OK: true, For: "no lab: they turn it off in their namespaces"}
+	if _, err := os.Stat(filepath.Join(proc, "sys/net/ipv6")); err != nil {
+		f.Detail = "not in this kernel, or off (ipv6.disable=1)"
+	}
+	return f
+}
+
 // userNamespaces tells which settings below proc (/proc) keep ordinary users
 // from making labs. Trying has the last word: with able, namespaces were made,
 // and what a setting forbids in general is allowed to labctl.

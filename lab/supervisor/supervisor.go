@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 	"labctl/backends/bgp"
 	"labctl/lab"
+	"labctl/nodes"
 )
 
 // Supervisor is one running lab.
@@ -157,6 +158,9 @@ const unsupportedCure = "this kernel lacks what the lab needs; labctl doctor nam
 
 // kernelCure knows what a kernel's refusal means on this machine.
 func kernelCure(err error) string {
+	if m, ok := errors.AsType[*nodes.MissingError](err); ok {
+		return m.Cure
+	}
 	switch {
 	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOTSUP):
 		return unsupportedCure
