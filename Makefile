@@ -68,7 +68,7 @@ lint: ## gofmt, vet, and a diff of go.mod against what is used
 demo: build ## build, bring up flannel-vxlan, ping everything, take it down
 	scripts/demo $(LABCTL)
 
-fuzz: ## fuzz every parser for a short while
+fuzz: ## fuzz every parser of files, sockets and the store for FUZZTIME= (20s) each
 	scripts/fuzz
 
 clean: ## remove what was built

@@ -248,7 +248,12 @@ func (d Dir) lockHolder() int {
 	if err != nil {
 		return 0
 	}
-	for line := range strings.Lines(string(b)) {
+	return flockHolder(string(b), st.Dev, st.Ino)
+}
+
+// flockHolder finds who has the lock of a file in the text of /proc/locks.
+func flockHolder(locks string, dev, inode uint64) int {
+	for line := range strings.Lines(locks) {
 		// 1: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF
 		f := strings.Fields(line)
 		if len(f) < 6 || f[1] != "FLOCK" {
@@ -256,10 +261,10 @@ func (d Dir) lockHolder() int {
 		}
 		var major, minor uint32
 		var ino uint64
-		if n, _ := fmt.Sscanf(f[5], "%x:%x:%d", &major, &minor, &ino); n != 3 || ino != st.Ino || unix.Mkdev(major, minor) != st.Dev {
+		if n, _ := fmt.Sscanf(f[5], "%x:%x:%d", &major, &minor, &ino); n != 3 || ino != inode || unix.Mkdev(major, minor) != dev {
 			continue
 		}
-		if pid, err := strconv.Atoi(f[4]); err == nil {
+		if pid, err := strconv.Atoi(f[4]); err == nil && pid > 0 {
 			return pid
 		}
 	}

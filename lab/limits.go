@@ -242,7 +242,11 @@ func available() uint64 {
 	if err != nil {
 		return Unlimited
 	}
-	for line := range strings.Lines(string(b)) {
+	return parseAvailable(string(b))
+}
+
+func parseAvailable(meminfo string) uint64 {
+	for line := range strings.Lines(meminfo) {
 		var kb uint64
 		if n, _ := fmt.Sscanf(line, "MemAvailable: %d kB", &kb); n == 1 {
 			return kb << 10
@@ -257,7 +261,11 @@ func threadsInUse() uint64 {
 	if err != nil {
 		return 0
 	}
-	f := strings.Fields(string(b))
+	return parseThreads(string(b))
+}
+
+func parseThreads(loadavg string) uint64 {
+	f := strings.Fields(loadavg)
 	if len(f) < 4 {
 		return 0
 	}
@@ -273,14 +281,18 @@ func controlGroups() []string {
 	if err != nil {
 		return nil
 	}
+	return parseControlGroups(string(b))
+}
+
+func parseControlGroups(text string) []string {
 	const root = "/sys/fs/cgroup"
 	var dirs []string
-	for line := range strings.Lines(string(b)) {
+	for line := range strings.Lines(text) {
 		path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::")
 		if !ok {
 			continue
 		}
-		for dir := filepath.Join(root, path); dir != root && strings.HasPrefix(dir, root); dir = filepath.Dir(dir) {
+		for dir := filepath.Join(root, path); strings.HasPrefix(dir, root+"/"); dir = filepath.Dir(dir) {
 			dirs = append(dirs, dir)
 		}
 		dirs = append(dirs, root)

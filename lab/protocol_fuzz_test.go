@@ -4,7 +4,10 @@ import (
 	"encoding/json"
 	"os"
 	"reflect"
+	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // builtin is a lab of ../labs: its file and its plan.
@@ -147,6 +150,26 @@ func FuzzParsePolicies(f *testing.F) {
 		}
 		if len(e.Plan.Policies) != len(ps) || len(ps) > 0 && !reflect.DeepEqual(e.Plan.Policies[0].Name, ps[0].Name) {
 			t.Errorf("%d policies in the plan, want %d", len(e.Plan.Policies), len(ps))
+		}
+	})
+}
+
+// FuzzProc reads what labs depend on under /proc.
+func FuzzProc(f *testing.F) {
+	f.Add("12 (a b) c) S 1 12 12 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4711 1 1\n")
+	f.Add("1: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF\n2: POSIX  ADVISORY  READ 7 08:01:5678 0 EOF\n3: -> FLOCK ADVISORY WRITE -9 08:01:5678 0 EOF\n")
+	f.Add("MemAvailable: 18446744073709551615 kB\n0.00 0.01 0.05 1/376 17038\n")
+	f.Add("0::/user.slice/../../../../etc\n0::/../cgroups\n1:name=systemd:/x\n0::\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		_, _ = parseStartTime([]byte(text)) // that it does not panic, as the next
+		_, _ = parseAvailable(text), parseThreads(text)
+		if pid := flockHolder(text, unix.Mkdev(8, 1), 5678); pid < 0 {
+			t.Errorf("the lock's holder is process %d", pid)
+		}
+		for _, dir := range parseControlGroups(text) {
+			if dir != "/sys/fs/cgroup" && !strings.HasPrefix(dir, "/sys/fs/cgroup/") {
+				t.Errorf("control group %q", dir)
+			}
 		}
 	})
 }

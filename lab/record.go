@@ -186,20 +186,28 @@ func bootID() (string, error) {
 	return string(bytes.TrimSpace(b)), err
 }
 
-// startTime is field 22 of proc_pid_stat(5). The command's name, field 2, may
-// hold blanks and parentheses: count from the last one.
 func startTime(proc string, pid int) (uint64, error) {
 	path := fmt.Sprintf("%s/%d/stat", proc, pid)
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return 0, err
 	}
-	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	start, err := parseStartTime(b)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", path, err)
+	}
+	return start, nil
+}
+
+// parseStartTime reads field 22 of proc_pid_stat(5). The command's name, field
+// 2, may hold blanks and parentheses: count from the last one.
+func parseStartTime(stat []byte) (uint64, error) {
+	f := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
 	if len(f) < 20 {
-		return 0, fmt.Errorf("%s: %d fields", path, len(f)+2)
+		return 0, fmt.Errorf("%d fields", len(f)+2)
 	}
 	if f[0] == "Z" {
-		return 0, fmt.Errorf("%s: a zombie", path)
+		return 0, errors.New("a zombie")
 	}
 	return strconv.ParseUint(f[19], 10, 64)
 }

@@ -93,23 +93,32 @@ func (b *batch) exchange(part []request) ([]error, error) {
 		if err != nil {
 			return nil, fmt.Errorf("netlink: receive: %w", err)
 		}
-		for m := answer[:n]; len(m) >= unix.SizeofNlMsghdr+4; {
-			size := int(binary.NativeEndian.Uint32(m))
-			if size < unix.SizeofNlMsghdr+4 || size > len(m) {
-				break
-			}
-			seq := binary.NativeEndian.Uint32(m[8:])
-			if i := int(seq - first); binary.NativeEndian.Uint16(m[4:]) == unix.NLMSG_ERROR && i >= 0 && i < len(outcome) {
-				if errno := -int32(binary.NativeEndian.Uint32(m[unix.SizeofNlMsghdr:])); errno != 0 {
-					outcome[i] = unix.Errno(errno)
-				}
-				if i == len(outcome)-1 {
-					return outcome, nil
-				}
-			}
-			m = m[min((size+3)&^3, len(m)):]
+		if parseAnswers(answer[:n], first, outcome) {
+			return outcome, nil
 		}
 	}
+}
+
+// parseAnswers notes what the kernel says of the requests, of which the first
+// has the number first. done says that the last was among them.
+func parseAnswers(m []byte, first uint32, outcome []error) (done bool) {
+	for len(m) >= unix.SizeofNlMsghdr+4 {
+		size := int(binary.NativeEndian.Uint32(m))
+		if size < unix.SizeofNlMsghdr+4 || size > len(m) {
+			break
+		}
+		seq := binary.NativeEndian.Uint32(m[8:])
+		if i := int(seq - first); binary.NativeEndian.Uint16(m[4:]) == unix.NLMSG_ERROR && i >= 0 && i < len(outcome) {
+			if errno := -int32(binary.NativeEndian.Uint32(m[unix.SizeofNlMsghdr:])); errno != 0 {
+				outcome[i] = unix.Errno(errno)
+			}
+			if i == len(outcome)-1 {
+				return true
+			}
+		}
+		m = m[min((size+3)&^3, len(m)):]
+	}
+	return false
 }
 
 // request is one rtnetlink message without its header.

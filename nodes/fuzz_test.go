@@ -1,10 +1,15 @@
 package nodes
 
 import (
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
 )
 
 // expressions makes a rule's out of bytes: what it is, two parameters, and as
@@ -67,6 +72,78 @@ func FuzzTableRule(f *testing.F) {
 			if matches, sure := r.Matches(Packet{}); !matches || !sure {
 				t.Errorf("%s asks for nothing, and matches %v, sure %v", r, matches, sure)
 			}
+		}
+	})
+}
+
+// netlinkMessage is one with its header.
+func netlinkMessage(kind uint16, seq uint32, body ...byte) []byte {
+	b := binary.NativeEndian.AppendUint32(nil, uint32(unix.SizeofNlMsghdr+len(body)))
+	b = binary.NativeEndian.AppendUint16(b, kind)
+	b = append(binary.NativeEndian.AppendUint32(append(b, 0, 0), seq), 0, 0, 0, 0)
+	return append(b, body...)
+}
+
+// FuzzMatters has a monitor look through datagrams with anything in them.
+func FuzzMatters(f *testing.F) {
+	device := append([]byte{4: 2, 15: 0}, 9, 0, unix.IFLA_IFNAME, 0, 'e', 't', 'h', '0', 0, 0, 0, 0)
+	f.Add(slices.Concat(netlinkMessage(unix.RTM_NEWLINK, 0, device...), netlinkMessage(unix.RTM_DELLINK, 0, 1, 2, 3, 0)))
+	f.Add(netlinkMessage(unix.RTM_NEWNEIGH, 0, unix.AF_BRIDGE, 0, 0, 0, 7, 0, 0, 0, unix.NUD_PERMANENT, 0, 0, 0, 7, 0, unix.NDA_LLADDR, 0, 2, 0, 0, 0, 5, 0, unix.NDA_DST, 0, 1, 0, 0, 0))
+	f.Add(netlinkMessage(unix.RTM_DELNEIGH, 0, unix.AF_INET, 0, 0, 0, 2, 0, 0, 0, unix.NUD_PERMANENT, 0, 0, 0, 8, 0, unix.NDA_DST, 0, 10, 0, 0, 1))
+	f.Add(netlinkMessage(unix.RTM_NEWROUTE, 0, unix.AF_INET6, 200, 0, 0, unix.RT_TABLE_MAIN, 4, 0, 1, 0, 0, 0, 0, 6, 0, unix.RTA_DST, 0, 1, 2, 0, 0))
+	f.Add(netlinkMessage(unix.RTM_NEWADDR, 0, unix.AF_INET, 24, 0, 0, 9, 0, 0, 0))
+	f.Add(netlinkMessage(unix.RTM_NEWNETCONF, 0, 2, 0, 0, 0, 8, 0, 1, 0, 255, 255, 255, 255))
+	f.Fuzz(func(t *testing.T, datagram []byte) {
+		in := interest{addrs: map[netip.Addr]bool{netip.MustParseAddr("10.0.0.1"): true}, devs: map[int]bool{2: true}, vxlans: map[int]string{7: "flannel.1"},
+			routes: map[netip.Prefix]bool{}, protocol: 91, refs: map[int]bool{2: true}, others: map[int]string{3: "cni0"}, names: map[string]bool{"eth0": true}}
+		for _, in := range []interest{{}, in, in.with(State{FDB: []FDBEntry{{Dev: "flannel.1", MAC: []byte{2, 0, 0, 0, 0, 1}, Dst: netip.MustParseAddr("10.0.0.2")}}})} {
+			m := &monitor{r: &Reconciler{interest: in, touched: map[int]bool{}}, others: map[int]string{}}
+			hit := m.matters(datagram)
+			if len(datagram) < unix.SizeofNlMsghdr && hit {
+				t.Errorf("%x is no message, and matters", datagram)
+			}
+			// What does not matter once does not matter the second time.
+			if again := m.matters(datagram); again && !hit {
+				t.Errorf("%x matters when it comes again, and did not before", datagram)
+			}
+		}
+	})
+}
+
+// FuzzAnswers reads what the kernel says of many requests.
+func FuzzAnswers(f *testing.F) {
+	f.Add(slices.Concat(netlinkMessage(unix.NLMSG_ERROR, 7, 0xef, 0xff, 0xff, 0xff), netlinkMessage(unix.NLMSG_ERROR, 9, 0, 0, 0, 0)), uint32(7), uint8(3))
+	f.Add(netlinkMessage(unix.NLMSG_ERROR, 0, 0, 0, 0, 128), ^uint32(0), uint8(2))
+	f.Add(netlinkMessage(unix.NLMSG_ERROR, 5), uint32(5), uint8(1))
+	f.Fuzz(func(t *testing.T, datagram []byte, first uint32, requests uint8) {
+		outcome := make([]error, requests)
+		done := parseAnswers(datagram, first, outcome)
+		if done && requests == 0 {
+			t.Error("the last of no requests is answered")
+		}
+		for _, err := range outcome {
+			if err != nil && (err.Error() == "" || errors.Is(err, unix.Errno(0))) {
+				t.Errorf("%#v", err)
+			}
+		}
+	})
+}
+
+// FuzzProc reads /proc/net/snmp and /proc/PID/mountinfo.
+func FuzzProc(f *testing.F) {
+	f.Add("Ip: Forwarding DefaultTTL InReceives\nIp: 1 64 12\nTcp: MaxConn\nTcp: -1\n")
+	f.Add("36 35 98:0 /root /mount/point\\040x rw - ext4\n36\n")
+	f.Add("\n1 2")
+	f.Fuzz(func(t *testing.T, text string) {
+		counters := map[string]uint64{}
+		parseCounters(text, counters)
+		for name, n := range counters {
+			if n == 0 {
+				t.Errorf("%s is 0", name)
+			}
+		}
+		if slices.Contains(parseMountPoints([]byte(text)), "") {
+			t.Error("a mount point without a name")
 		}
 	})
 }

@@ -278,18 +278,23 @@ func (l *looker) counters() error {
 		if err != nil {
 			return err
 		}
-		lines := strings.Split(string(b), "\n")
-		for i := 0; i+1 < len(lines); i += 2 {
-			names, values := strings.Fields(lines[i]), strings.Fields(lines[i+1])
-			for j := 1; j < min(len(names), len(values)); j++ {
-				// What is negative (TcpMaxConn) counts nothing.
-				if v, err := strconv.ParseUint(values[j], 10, 64); err == nil && v > 0 {
-					l.t.Counters[strings.TrimSuffix(names[0], ":")+names[j]] = v
-				}
+		parseCounters(string(b), l.t.Counters)
+	}
+	return nil
+}
+
+// parseCounters reads those that are not 0.
+func parseCounters(text string, into map[string]uint64) {
+	lines := strings.Split(text, "\n")
+	for i := 0; i+1 < len(lines); i += 2 {
+		names, values := strings.Fields(lines[i]), strings.Fields(lines[i+1])
+		for j := 1; j < min(len(names), len(values)); j++ {
+			// What is negative (TcpMaxConn) counts nothing.
+			if v, err := strconv.ParseUint(values[j], 10, 64); err == nil && v > 0 {
+				into[strings.TrimSuffix(names[0], ":")+names[j]] = v
 			}
 		}
 	}
-	return nil
 }
 
 // qdiscs adds tc's to the devices, but for those that only stand for "none".

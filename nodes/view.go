@@ -253,12 +253,16 @@ func mountPoints() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	return parseMountPoints(b), nil
+}
+
+func parseMountPoints(mountinfo []byte) []string {
 	var points []string
-	for line := range bytes.Lines(b) {
+	for line := range bytes.Lines(mountinfo) {
 		// 36 35 98:0 /root /mount/point options ...
 		if f := bytes.Fields(line); len(f) > 4 {
 			points = append(points, string(f[4]))
 		}
 	}
-	return points, nil
+	return points
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -87,9 +88,16 @@ func (c Config) Validate() error {
 	if !c.RouterID.Is4() {
 		bad("bgp: router id %s: not an IPv4 address", c.RouterID)
 	}
+	if c.ClusterID.IsValid() && !c.ClusterID.Is4() {
+		bad("bgp: cluster id %s: not an IPv4 address", c.ClusterID)
+	}
 	seen := map[netip.Addr]bool{}
 	for _, p := range c.Peers {
 		switch {
+		case !word(p.Name): // it is a symbol of bird's
+			bad("bgp: peer %q: not a name of letters, digits, - and _", p.Name)
+		case p.Addr.Zone() != "" && !word(p.Addr.Zone()), p.Local.Zone() != "" && !word(p.Local.Zone()):
+			bad("bgp: peer %s: an address of a device that has no such name", p.Name)
 		case !p.Addr.IsValid() || !p.Local.IsValid():
 			bad("bgp: peer %s: an address is missing", p.Name)
 		case p.Addr == p.Local:
@@ -107,6 +115,11 @@ func (c Config) Validate() error {
 		bad("bgp: hold time %v: the least is 3 s (RFC 4271)", h)
 	}
 	return errors.Join(errs...)
+}
+
+// word says whether a text can stand in bird.conf as it is.
+func word(s string) bool {
+	return s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_") == ""
 }
 
 // Dials says which of two speakers connects: the one with the higher address.

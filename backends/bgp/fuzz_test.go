@@ -3,6 +3,7 @@ package bgp
 import (
 	"bufio"
 	"encoding/json"
+	"net/netip"
 	"strings"
 	"testing"
 )
@@ -35,6 +36,31 @@ func FuzzBird(f *testing.F) {
 		for _, r := range parseRoutes(lines, map[string]string{"to_h2": "h2"}) {
 			if _, err := json.Marshal(r); err != nil {
 				t.Error(err)
+			}
+		}
+	})
+}
+
+// FuzzConfig writes bird.conf for any configuration that is accepted: nothing
+// that an order says becomes a statement of its own.
+func FuzzConfig(f *testing.F) {
+	f.Add([]byte(`{"asn":65001,"routerID":"192.0.2.1","clusterID":"1.0.0.1","originate":["10.1.0.0/26"],"peers":[{"name":"h-2","addr":"192.0.2.2","local":"192.0.2.1","asn":65001,"client":true}],"timers":{"hold":3000000000,"bfd":50000000}}`))
+	f.Add([]byte(`{"asn":1,"routerID":"192.0.2.1","peers":[{"name":"x {}\nlog \"/etc/passwd\" all;","addr":"192.0.2.2","local":"192.0.2.1","asn":1}]}`))
+	f.Add([]byte(`{"asn":1,"routerID":"192.0.2.1","clusterID":"fe80::1%x\n","peers":[{"name":"x","addr":"fe80::1%eth0;\n","local":"fe80::2%eth0","asn":1}]}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var c Config
+		if json.Unmarshal(data, &c) != nil || c.Validate() != nil {
+			return
+		}
+		text := birdConfig(c)
+		c.ClusterID = netip.MustParseAddr("1.0.0.1")
+		for i := range c.Peers {
+			c.Peers[i].Name, c.Peers[i].Addr, c.Peers[i].Local = "x", netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("192.0.2.1")
+		}
+		plain := birdConfig(c)
+		for _, of := range []string{"\n", "\r", "{", "}", ";", "\"", "#"} {
+			if got, want := strings.Count(text, of), strings.Count(plain, of); got != want {
+				t.Fatalf("%d of %q where there are to be %d:\n%s", got, of, want, text)
 			}
 		}
 	})

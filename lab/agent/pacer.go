@@ -118,7 +118,7 @@ func (f *flock) between(leases, hosts int) time.Duration {
 	if f.left(leases, hosts) == 0 || missing <= hosts/nearlyAll {
 		return 0
 	}
-	return min(time.Duration(missing)*perMissing, mostBetween)
+	return time.Duration(min(missing, int(mostBetween/perMissing))) * perMissing
 }
 
 // gather is for backends.Store.Watch.

@@ -44,3 +44,27 @@ func FuzzParseResult(f *testing.F) {
 		}
 	})
 }
+
+// FuzzProc reads what a run measures under /proc.
+func FuzzProc(f *testing.F) {
+	f.Add([]byte("cpu  10 20 30 40 50 60 70 80 90 100\ncpu0 1\n"))
+	f.Add([]byte("12 (a b) c) S 1 12 12 0 -1 4194560 1 0 0 0 11 12 0 0 20 0 1 0 4711\n"))
+	f.Add([]byte("1000-2000 ---p 00000000 00:00 0 [rollup]\nPrivate_Clean:  12 kB\nPrivate_Dirty:  NaN kB\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		u, err := parseMachine(data)
+		if err == nil && (u.busy() < 0 || u.foreign() > u.total() || u.steal > u.total()) {
+			t.Errorf("%q: %+v", data, u)
+		}
+		all, user, err := parseProcess(data)
+		if err == nil && user > all {
+			t.Errorf("%q: %v of %v", data, user, all)
+		}
+		mb, err := parsePrivate(string(data))
+		if err == nil && mb < 0 {
+			t.Errorf("%q: %v MB", data, mb)
+		}
+		if _, err := json.Marshal([]float64{u.total(), all, user, mb}); err != nil {
+			t.Errorf("%q: %v", data, err)
+		}
+	})
+}

@@ -61,10 +61,11 @@ func parseMachine(data []byte) (u usage, err error) {
 	}
 	var v [9]float64
 	for i := 1; i < len(v); i++ {
-		if v[i], err = strconv.ParseFloat(f[i], 64); err != nil {
+		ticks, err := strconv.ParseUint(f[i], 10, 64)
+		if err != nil {
 			return u, fmt.Errorf("/proc/stat: %w", err)
 		}
-		v[i] /= clockTicks
+		v[i] = float64(ticks) / clockTicks
 	}
 	return usage{user: v[1] + v[2], system: v[3], idle: v[4] + v[5], irq: v[6], softirq: v[7], steal: v[8]}, nil
 }
@@ -80,18 +81,9 @@ func processTime(pid int) (all, user float64, err error) {
 	if err != nil {
 		return 0, 0, err
 	}
-	// After the name, which may have anything in it but ends with ).
-	f := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
-	const utime, stime = 11, 12
-	if len(f) <= stime {
-		return 0, 0, fmt.Errorf("/proc/%d/stat: %.60q", pid, data)
-	}
-	u, uerr := strconv.ParseFloat(f[utime], 64)
-	s, serr := strconv.ParseFloat(f[stime], 64)
-	if err := errors.Join(uerr, serr); err != nil {
+	if all, user, err = parseProcess(data); err != nil {
 		return 0, 0, fmt.Errorf("/proc/%d/stat: %w", pid, err)
 	}
-	all, user = (u+s)/clockTicks, u/clockTicks
 	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
 	if err != nil {
 		return 0, 0, err
@@ -103,14 +95,27 @@ func processTime(pid int) (all, user float64, err error) {
 			continue // it ended, or this kernel does not count
 		}
 		ran, _, _ := strings.Cut(string(data), " ")
-		if ns, err := strconv.ParseFloat(ran, 64); err == nil {
-			exact += ns / 1e9
+		if ns, err := strconv.ParseUint(ran, 10, 64); err == nil {
+			exact += float64(ns) / 1e9
 		}
 	}
 	if exact > 0 {
 		all = exact
 	}
 	return all, user, nil
+}
+
+// parseProcess reads utime and stime of /proc/PID/stat (proc_pid_stat(5)).
+func parseProcess(data []byte) (all, user float64, err error) {
+	// After the name, which may have anything in it but ends with ).
+	f := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
+	const utime, stime = 11, 12
+	if len(f) <= stime {
+		return 0, 0, fmt.Errorf("%.60q", data)
+	}
+	u, uerr := strconv.ParseUint(f[utime], 10, 64)
+	s, serr := strconv.ParseUint(f[stime], 10, 64)
+	return (float64(u) + float64(s)) / clockTicks, float64(u) / clockTicks, errors.Join(uerr, serr)
 }
 
 // gone says whether a process's file could not be read because it has ended.
@@ -148,14 +153,22 @@ func privateMemory(pid int) (mb float64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	for line := range strings.Lines(string(data)) {
+	if mb, err = parsePrivate(string(data)); err != nil {
+		return 0, fmt.Errorf("memory of process %d: %w", pid, err)
+	}
+	return mb, nil
+}
+
+// parsePrivate adds up what /proc/PID/smaps_rollup says is private, in MB.
+func parsePrivate(text string) (mb float64, err error) {
+	for line := range strings.Lines(text) {
 		f := strings.Fields(line)
 		if len(f) == 3 && (f[0] == "Private_Dirty:" || f[0] == "Private_Clean:") {
-			kb, err := strconv.ParseFloat(f[1], 64)
+			kb, err := strconv.ParseUint(f[1], 10, 64)
 			if err != nil {
-				return 0, fmt.Errorf("process %d: %w", pid, err)
+				return 0, err
 			}
-			mb += kb / 1024
+			mb += float64(kb) / 1024
 		}
 	}
 	return mb, nil

@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"net/netip"
 	"regexp"
 	"testing"
 )
@@ -22,6 +23,20 @@ func FuzzParse(f *testing.F) {
 		for _, l := range lines[:len(lines)-1] {
 			if !variable.MatchString(l) {
 				t.Errorf("%q makes the line %q", text, l)
+			}
+		}
+	})
+}
+
+// FuzzGateway reads /proc/PID/net/route.
+func FuzzGateway(f *testing.F) {
+	f.Add("Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\nflannel.1\t0001F40A\t0001F40A\t0003\t0\t0\t0\t00FFFFFF\n")
+	f.Add("x\na 0 0 0 0 0 0 0\n")
+	f.Fuzz(func(t *testing.T, table string) {
+		for _, subnet := range []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("fd00::/64")} {
+			via, dev, err := gateway(table, subnet)
+			if via.IsValid() && (err != nil || dev == "" || via.IsUnspecified()) {
+				t.Errorf("gateway = %v, %q, %v", via, dev, err)
 			}
 		}
 	})

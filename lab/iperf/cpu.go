@@ -73,15 +73,15 @@ func parseMachine(data []byte) (softirq, busy float64, err error) {
 		return 0, 0, fmt.Errorf("/proc/stat: begins with %.60q", line)
 	}
 	for i := 1; i < min(len(f), steal); i++ {
-		ticks, err := strconv.ParseFloat(string(f[i]), 64)
+		ticks, err := strconv.ParseUint(string(f[i]), 10, 64)
 		if err != nil {
 			return 0, 0, fmt.Errorf("/proc/stat: %w", err)
 		}
 		if i == soft {
-			softirq = ticks / clockTicks
+			softirq = float64(ticks) / clockTicks
 		}
 		if i != idle && i != iowait {
-			busy += ticks / clockTicks
+			busy += float64(ticks) / clockTicks
 		}
 	}
 	return softirq, busy, nil
@@ -97,11 +97,11 @@ func parseProcess(data []byte) (float64, error) {
 	}
 	var sum float64
 	for _, i := range []int{utime, stime} {
-		ticks, err := strconv.ParseFloat(string(f[i]), 64)
+		ticks, err := strconv.ParseUint(string(f[i]), 10, 64)
 		if err != nil {
 			return 0, fmt.Errorf("/proc/PID/stat: %w", err)
 		}
-		sum += ticks
+		sum += float64(ticks)
 	}
 	return sum / clockTicks, nil
 }

@@ -230,8 +230,8 @@ func (s *stream) take(b *batch, n int, q *sequence) {
 	for i := range n {
 		d, arrived := b.datagram(i)
 		cookie, number, sent, ok := header(d)
-		if !ok || cookie != s.cookie || number < 0 {
-			continue // hello, or a stranger
+		if !ok || cookie != s.cookie || number < 0 || number == math.MaxInt64 {
+			continue // hello, or a stranger; there is no number after the last
 		}
 		if q.add(number) {
 			bytes += int64(len(d))

@@ -56,7 +56,7 @@ func (d Decision) String() string {
 
 // decisions are the words of a Decision by a policy, one form for each way it
 // can be.
-var decisions = regexp.MustCompile(`^policy (\S+): (?:no (\S+) rule allows it|(\S+) rule ([0-9]+) (allows|denies) it)$`)
+var decisions = regexp.MustCompile(`^policy (\S+): (?:no (\S+) rule allows it|(\S+) rule ([1-9][0-9]*) (allows|denies) it)$`)
 
 // ReadDecision undoes String for what a policy has decided: the comment of a
 // rule in a node's Table.

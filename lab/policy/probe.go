@@ -386,10 +386,14 @@ func (b *batch) pinger(ctx context.Context, endpoint string) (func(i int) error,
 
 // echoed notes an echo reply, an IPv4 packet as a raw socket has it.
 func (b *batch) echoed(endpoint string, id uint16, p []byte) {
-	if len(p) < 20 || len(p) < int(p[0]&0xf)*4+8 {
+	if len(p) < 20 {
 		return
 	}
-	m := p[int(p[0]&0xf)*4:]
+	header := int(p[0]&0xf) * 4
+	if header < 20 || len(p) < header+8 {
+		return
+	}
+	m := p[header:]
 	if m[0] != byte(ipv4.ICMPTypeEchoReply) || binary.BigEndian.Uint16(m[4:]) != id {
 		return
 	}
