@@ -108,7 +108,7 @@ func TestTouchOutlivesAbortedPass(t *testing.T) {
 		Links:      []Link{Bridge{LinkAttrs: LinkAttrs{Name: "br0"}}},
 		Neighbours: []Neighbour{{Dev: "br0", Addr: netip.MustParseAddr("10.0.0.1"), MAC: []byte{2, 0, 0, 0, 0, 1}}},
 	})
-	if err := r.Watch(); err != nil {
+	if _, err := r.listen(); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 { // the second lists what there is

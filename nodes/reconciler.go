@@ -18,6 +18,7 @@ const (
 	healedFor  = 10 * time.Second      // how long Report tells what was healed
 	coalesce   = 20 * time.Millisecond // from a notification to the pass it causes
 	resync     = 30 * time.Second      // a pass without any reason
+	settle     = time.Second           // without a Set, after Alone
 	minBackoff = 100 * time.Millisecond
 	maxBackoff = 5 * time.Second
 )
@@ -72,8 +73,10 @@ type Reconciler struct {
 	keepDown map[string]bool // devices that are off on purpose
 	report   Report
 	interest interest
-	monitor  *monitor     // nil until Watch
-	watched  bool         // the monitor listens: plain and neighbours may be relied on
+	monitor  *monitor // while Run listens
+	watched  bool     // the monitor listens: plain and neighbours may be relied on
+	alone    bool     // so may they, says Alone
+	many     bool
 	covered  bool         // a pass has applied want, or tried to
 	tables   bool         // the next pass that is applied has to look at the nftables tables
 	touched  map[int]bool // indices of links that changed since the last pass
@@ -100,31 +103,41 @@ func NewReconciler(ns *Namespace, o Owner) (*Reconciler, error) {
 	}, nil
 }
 
-// Watch begins to listen to what happens in the namespace, which Run does
-// otherwise. Before the first Apply it saves those that come before Run from
-// listing what nobody has touched.
-func (r *Reconciler) Watch() error {
-	r.passing.Lock()
-	defer r.passing.Unlock()
-	return r.listen()
+// Alone says that the namespace is a new one, in which nobody else changes what
+// the State will speak of until Run listens: the passes until then need not list
+// what they have made. Run listens, and a second later looks at it all.
+//
+// many says that the namespace is one of many that are filled at once. Run then
+// begins to listen when nothing was Set for a second, and looks at it all when
+// it does so anyway, every 30 s. The kernel offers each notification
+// to every socket of the machine that listens to rtnetlink, whatever its
+// namespace (netlink_broadcast_filtered, net/netlink/af_netlink.c): to listen in
+// many while they are filled costs the cube of their number.
+func (r *Reconciler) Alone(many bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.alone, r.many = r.monitor == nil, many
 }
 
-// listen opens the monitor; r.passing is held.
-func (r *Reconciler) listen() error {
+// listen opens the monitor.
+func (r *Reconciler) listen() (*monitor, error) {
+	r.passing.Lock()
+	defer r.passing.Unlock()
 	if r.h == nil {
-		return fmt.Errorf("%s: reconciler is closed", r.ns.name)
-	}
-	if r.monitor != nil {
-		return nil
+		return nil, fmt.Errorf("%s: reconciler is closed", r.ns.name)
 	}
 	m, err := newMonitor(r)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.monitor, r.watched, r.neighTouched = m, true, true
-	return nil
+	r.monitor, r.watched = m, true
+	if !r.alone {
+		r.neighTouched = true
+	}
+	r.alone = false
+	return m, nil
 }
 
 // unlisten closes the monitor, if there is one.
@@ -275,14 +288,15 @@ func (r *Reconciler) pass(ctx context.Context, apply, tablesOK bool) (*pass, err
 	}
 	r.mu.Lock()
 	want, wantErr, gen, down := r.want.without(r.keepDown), r.wantErr, r.set, r.keepDown
-	if !r.watched {
+	reliable := r.watched || r.alone
+	if !reliable {
 		clear(r.plain)
 	}
 	for index := range r.touched {
 		delete(r.plain, index)
 	}
 	clear(r.touched)
-	if !r.watched || r.neighTouched {
+	if !reliable || r.neighTouched {
 		r.neighbours = nil
 	}
 	r.neighTouched = false
@@ -379,14 +393,31 @@ func (r *Reconciler) publish(rep Report) {
 // shortly after something in the namespace changed, and every now and then.
 // What goes wrong is told by Report and tried again.
 func (r *Reconciler) Run(ctx context.Context) error {
-	if err := r.Watch(); err != nil {
+	r.mu.Lock()
+	alone, many := r.alone, r.alone && r.many
+	r.mu.Unlock()
+	var m *monitor // nil until it listens
+	var events <-chan struct{}
+	listen := func() (err error) {
+		if m, err = r.listen(); err == nil {
+			events = m.events
+		}
 		return err
 	}
+	if !many {
+		if err := listen(); err != nil {
+			return err
+		}
+	}
 	defer r.unlisten()
-	m := r.monitor
 
 	resyncs := time.NewTicker(resync)
 	defer resyncs.Stop()
+	settled := time.NewTimer(settle) // after Alone
+	defer settled.Stop()
+	if !alone {
+		settled.Stop()
+	}
 	again := time.NewTimer(0) // the next pass for any other reason than Set
 	defer again.Stop()
 	again.Stop()
@@ -397,14 +428,26 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-r.wake:
+			if m == nil {
+				settled.Reset(settle)
+			}
 			if r.isCovered() {
 				continue // by an Apply
 			}
 		case <-again.C:
 		case <-resyncs.C:
 			tables = true
-			r.touchFewNeighbours()
-		case <-m.events:
+			r.forget()
+		case <-settled.C:
+			if m == nil {
+				if err := listen(); err != nil {
+					return err
+				}
+				continue
+			}
+			tables = true
+			r.forget()
+		case <-events:
 			// Changes come in flocks.
 			again.Reset(coalesce)
 			select {
@@ -414,13 +457,15 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			case <-r.wake:
 			}
 		}
-		m.take()
-		if err := m.watchTables(); err != nil {
-			tables = true
+		if m != nil {
+			m.take()
+			if err := m.watchTables(); err != nil {
+				tables = true
+			}
 		}
 		// A pass that only looks reports what it finds, so it looks everywhere.
 		held := r.isHeld()
-		tables = m.tablesTouched() || tables || held
+		tables = m == nil || m.tablesTouched() || tables || held
 		p, err := r.pass(ctx, !held, !tables)
 		if p == nil && err != nil {
 			return err
@@ -434,6 +479,15 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			backoff = minBackoff
 		}
 	}
+}
+
+// forget makes the next pass look at what others pass over while nobody reports
+// a change of it.
+func (r *Reconciler) forget() {
+	r.passing.Lock()
+	clear(r.plain)
+	r.passing.Unlock()
+	r.touchFewNeighbours()
 }
 
 // touchNeighbours makes the next pass list the neighbours.

@@ -83,6 +83,7 @@ type Agent struct {
 	reconciler *nodes.Reconciler // set once
 	order      Order             // the last; zero outside a lab
 	trouble    string            // why there is no lease or address, or soon none
+	begins     bool              // no agent was here before; set by join
 	exhausted  bool              // trouble is that a Calico pool has no address left
 	report     Report
 	sent       Report
@@ -171,6 +172,9 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	defer r.Close()
+	if a.begins && a.expected() >= many {
+		r.Alone(true)
+	}
 	a.mu.Lock()
 	a.reconciler = r
 	r.Hold(a.order.Hold)

@@ -29,7 +29,6 @@ type flannelSystem struct {
 	backend backends.Backend
 	carries backends.Path  // nil when the kernel forwards
 	first   *backends.Held // the lease that join took
-	again   bool           // an agent was here before: the lab does not only begin
 }
 
 var _ system = (*flannelSystem)(nil)
@@ -56,7 +55,7 @@ func (a *flannelSystem) join(ctx context.Context, client *clientv3.Client) (node
 	if err != nil {
 		return none, err
 	}
-	a.again = env.Previous().IsValid()
+	a.begins = !env.Previous().IsValid()
 	if a.first, err = a.acquire(ctx, env.Previous()); err != nil {
 		return none, err
 	}
@@ -117,7 +116,7 @@ func (a *flannelSystem) owner(l backends.Lease) nodes.Owner {
 // follow keeps the lease and hands every set of leases to the reconciler.
 func (a *flannelSystem) follow(ctx context.Context) error {
 	h := a.first
-	pace := pacer{flock: flock{over: a.again}}
+	pace := pacer{flock: flock{over: !a.begins}}
 	snapshots := a.store.Watch(ctx, a.LeaseTTL, a.gather(&pace.flock))
 	var snap backends.Snapshot
 	lost := a.keep(ctx, h)

@@ -20,6 +20,10 @@ import (
 // netnsDir is where ip(8) looks for named namespaces.
 const netnsDir = "/run/netns"
 
+// crowd is how many namespaces get in each other's way when all are listened to
+// while they are filled.
+const crowd = 32
+
 // endpoint is one network namespace and what the supervisor keeps in it.
 type endpoint struct {
 	name       string
@@ -60,9 +64,7 @@ func (s *Supervisor) open(names []string) error {
 			if err != nil {
 				return err
 			}
-			if err := r.Watch(); err != nil {
-				return errors.Join(err, r.Close())
-			}
+			r.Alone(len(names) > crowd)
 			made[names[i]] = &endpoint{name: names[i], ns: ns, inode: inode, reconciler: r, impairer: nodes.NewImpairer(ns), web: newWeb(), cancel: func() {}}
 		}
 		if err := checkFree(links); err != nil {
