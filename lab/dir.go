@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -139,6 +140,10 @@ func (d Dir) Logs() string { return d.path("logs") }
 // Log is the log of one process: supervisor, etcd or a node.
 func (d Dir) Log(process string) string { return d.path("logs", process+".log") }
 
+func (d Dir) openLog(process string) (*os.File, error) {
+	return openFile(d.Log(process), os.O_CREATE|os.O_APPEND|os.O_WRONLY)
+}
+
 // Etcd is the store's data directory.
 func (d Dir) Etcd() string { return d.path("etcd") }
 
@@ -160,7 +165,7 @@ func (d Dir) WriteExtended(e *Extended) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(writeFile(d.Plan(), plan, 0o600), writeFile(d.Spec(), e.File, 0o600))
+	return errors.Join(writeFile(d.Plan(), plan), writeFile(d.Spec(), e.File))
 }
 
 // downMark is there once somebody asked for the lab's removal: an `up` that
@@ -203,7 +208,7 @@ func (d Dir) LockExisting() (*os.File, error) { return d.tryLock() }
 
 // locked says whether a command builds or removes the lab. It makes nothing.
 func (d Dir) locked() bool {
-	f, err := os.Open(d.lock())
+	f, err := openFile(d.lock(), os.O_RDONLY)
 	if err != nil {
 		return false
 	}
@@ -213,7 +218,7 @@ func (d Dir) locked() bool {
 }
 
 func (d Dir) tryLock() (*os.File, error) {
-	f, err := os.OpenFile(d.lock(), os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC|syscall.O_NOFOLLOW, 0o600)
+	f, err := openFile(d.lock(), os.O_CREATE|os.O_RDWR)
 	if err != nil {
 		return nil, err
 	}
@@ -272,10 +277,32 @@ func flockHolder(locks string, dev, inode uint64) int {
 }
 
 // writeFile replaces a file in one step, so that a reader never sees half.
-func writeFile(path string, data []byte, mode fs.FileMode) error {
+func writeFile(path string, data []byte) error {
 	tmp := path + ".tmp"
-	if err := os.WriteFile(tmp, data, mode); err != nil {
+	f, err := openFile(tmp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err := errors.Join(err, f.Close()); err != nil {
 		return err
 	}
 	return os.Rename(tmp, path)
+}
+
+// openFile opens a file of the run directory. The directory is the user's
+// alone; a link in the place of a file, which would lead elsewhere, is refused
+// all the same (ELOOP).
+func openFile(path string, flag int) (*os.File, error) {
+	return os.OpenFile(path, flag|syscall.O_NOFOLLOW, 0o600)
+}
+
+// readFile reads a file of the run directory.
+func readFile(path string) ([]byte, error) {
+	f, err := openFile(path, os.O_RDONLY)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(f)
 }

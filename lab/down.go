@@ -34,7 +34,7 @@ func Down(ctx context.Context, name string) (*Removed, error) {
 		// Killing needs no lock: the command that has it sees its lab die.
 		if rec, err := ReadRecord(d); err == nil && rec.Alive() {
 			r.Found = true
-			if err := os.WriteFile(d.downMark(), nil, 0o600); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			if err := d.markDown(); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return r, err
 			}
 			ended, err := rec.endVisitors(everywhere)
@@ -70,6 +70,15 @@ func Down(ctx context.Context, name string) (*Removed, error) {
 		lock.Close()
 		return r, err
 	}
+}
+
+// markDown notes that somebody asked for the lab's removal.
+func (d Dir) markDown() error {
+	f, err := openFile(d.downMark(), os.O_CREATE|os.O_WRONLY)
+	if err != nil {
+		return err
+	}
+	return f.Close()
 }
 
 // lockFailure names the command that has the lock and does not let it go.

@@ -51,7 +51,7 @@ type NamespaceRecord struct {
 
 // ReadRecord reads the record of the lab in d. fs.ErrNotExist when there is none.
 func ReadRecord(d Dir) (*Record, error) {
-	b, err := os.ReadFile(d.Record())
+	b, err := readFile(d.Record())
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +77,7 @@ func (r *Record) Write(d Dir) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(d.Record(), append(b, '\n'), 0o600)
+	return writeFile(d.Record(), append(b, '\n'))
 }
 
 // Identify fills in the fields that tell the calling process from others. proc

@@ -193,7 +193,7 @@ func start(ctx context.Context, d Dir, o UpOptions, lock *os.File) (*Status, err
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(writeFile(d.Plan(), plan, 0o600), writeFile(d.Spec(), o.Spec, 0o600)); err != nil {
+	if err := errors.Join(writeFile(d.Plan(), plan), writeFile(d.Spec(), o.Spec)); err != nil {
 		return nil, err
 	}
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: d.Socket(), Net: "unix"})
@@ -286,7 +286,7 @@ func whyGone(d Dir, shim *os.ProcessState) error {
 	}
 	err := fmt.Errorf("%s: supervisor: died while it built the lab: %s", d.Name(), how)
 	const lines = 10
-	if b, rerr := os.ReadFile(d.Log("supervisor")); rerr == nil && len(b) > 0 {
+	if b, rerr := readFile(d.Log("supervisor")); rerr == nil && len(b) > 0 {
 		all := strings.Split(strings.TrimSpace(string(b)), "\n")
 		err = fmt.Errorf("%w; the end of its log:\n  %s", err, strings.Join(all[max(0, len(all)-lines):], "\n  "))
 	}
@@ -303,7 +303,7 @@ func startInit(d Dir, l *net.UnixListener, lock *os.File, from time.Time) (*exec
 		return nil, err
 	}
 	defer lf.Close()
-	log, err := os.OpenFile(d.Log("supervisor"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	log, err := d.openLog("supervisor")
 	if err != nil {
 		return nil, err
 	}

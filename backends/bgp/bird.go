@@ -217,7 +217,12 @@ func (b *Bird) Set(ctx context.Context, c Config) error {
 	b.setting.Lock()
 	defer b.setting.Unlock()
 	file := filepath.Join(b.dir, birdConf)
-	if err := os.WriteFile(file+".new", []byte(birdConfig(c)), 0o600); err != nil {
+	f, err := os.OpenFile(file+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(birdConfig(c))
+	if err := errors.Join(err, f.Close()); err != nil {
 		return err
 	}
 	if err := os.Rename(file+".new", file); err != nil {

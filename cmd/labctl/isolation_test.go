@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 // The machine's own namespace is the same before, while and after a lab runs.
@@ -205,6 +207,7 @@ func TestNothingListensInTheMachinesNamespace(t *testing.T) {
 		if processes < 6 || sockets < 20 { // PID 1, supervisor, etcd, three agents
 			t.Errorf("%d processes with %d sockets seen, want all of the lab's", processes, sockets)
 		}
+		onlyTheOwnerIsAnswered(t, l)
 	})
 }
 
@@ -243,4 +246,103 @@ func socketsOf(t *testing.T, proc string) map[string]bool {
 		}
 	}
 	return found
+}
+
+// onlyTheOwnerIsAnswered has others knock at a lab's socket: its mode lets them
+// not in, and where it does they are not answered.
+func onlyTheOwnerIsAnswered(t *testing.T, l *running) {
+	t.Helper()
+	socket := l.dir() + "/socket"
+	for path, want := range map[string]fs.FileMode{l.dir(): fs.ModeDir | 0o700, filepath.Dir(l.dir()): fs.ModeDir | 0o700, socket: fs.ModeSocket | 0o600} {
+		if fi, err := os.Lstat(path); err != nil || fi.Mode() != want {
+			t.Errorf("%s: mode %v, %v; want %v", path, fi.Mode(), err, want)
+		}
+	}
+	if os.Geteuid() != 0 {
+		return // nobody else to be
+	}
+	// Without a way there by the directories, which would keep others out alone.
+	fd, err := unix.Open(socket, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	door := os.NewFile(uintptr(fd), socket)
+	defer door.Close()
+	knock := func(uid int) string {
+		t.Helper()
+		cmd := user{uid: uid}.program("labknock")
+		cmd.ExtraFiles = []*os.File{door}
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		return string(out)
+	}
+	const other = 54320
+	if got := knock(other); !strings.Contains(got, "permission denied") {
+		t.Errorf("user %d at a socket of user %d: %q, want no way in", other, l.uid, got)
+	}
+	if err := os.Chmod(socket, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	for _, uid := range []int{other, 0, 54321} {
+		if got := knock(uid); strings.Contains(got, `"status"`) != (uid == l.uid) || uid != l.uid && got != "" {
+			t.Errorf("user %d at an open socket of user %d: %q", uid, l.uid, got)
+		}
+	}
+	if log, err := os.ReadFile(l.dir() + "/logs/supervisor.log"); err != nil || !bytes.Contains(log, []byte("socket: refused")) {
+		t.Errorf("the supervisor's log does not say whom it refused: %v\n%s", err, log)
+	}
+}
+
+// labknock asks for the status at the socket that is descriptor 3.
+func labknock() {
+	c, err := net.Dial("unix", "/proc/self/fd/3")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	if _, err := c.Write([]byte("0 {\"status\":{}}\n")); err != nil {
+		return // it was closed before
+	}
+	answer, _ := bufio.NewReader(c).ReadString('\n') // a connection that is closed has said what it said
+	fmt.Print(answer)
+}
+
+// Somebody else was first in /tmp, where an ordinary user's labs are kept
+// when there is no other place.
+func TestTmpOfSomebodyElse(t *testing.T) {
+	t.Parallel()
+	needRoot(t, "to be two users")
+	uid := 1_000_000 + os.Getpid() // nobody's, and no other test's
+	victim, attacker := user{uid: uid}, uid+1
+	base, elsewhere := fmt.Sprintf("/tmp/labctl-%d", uid), t.TempDir()
+	for _, trap := range []struct {
+		name string
+		set  func() error
+	}{
+		{"a directory", func() error { return os.Mkdir(base, 0o777) }},
+		{"a private directory", func() error { return os.Mkdir(base, 0o700) }},
+		{"a link", func() error { return os.Symlink(elsewhere, base) }},
+		{"a file", func() error { return os.WriteFile(base, nil, 0o666) }},
+	} {
+		t.Cleanup(func() { os.Remove(base) })
+		if err := errors.Join(trap.set(), os.Lchown(base, attacker, attacker), os.Chown(elsewhere, attacker, attacker)); err != nil {
+			t.Fatal(err)
+		}
+		for _, args := range [][]string{{"up", "flannel-vxlan"}, {"down", "flannel-vxlan"}, {"down", "--all"}, {"ls"}, {"doctor", "--leaks"}} {
+			cmd := victim.command(args...)
+			cmd.Env = append(cmd.Env, "XDG_RUNTIME_DIR=")
+			out, _ := cmd.CombinedOutput()
+			if code := cmd.ProcessState.ExitCode(); code != 4 || !strings.Contains(string(out), base+": not a private directory") {
+				t.Errorf("%s of another user: labctl %s: exit status %d, %s", trap.name, strings.Join(args, " "), code, out)
+			}
+		}
+		if left, err := os.ReadDir(elsewhere); err != nil || len(left) > 0 {
+			t.Errorf("%s: %v was made elsewhere, %v", trap.name, left, err)
+		}
+		if err := os.Remove(base); err != nil {
+			t.Fatal(err)
+		}
+	}
 }

@@ -27,7 +27,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && byPath && !strings.HasPrefix(os.Args[1], "-") {
 		os.Args[0] = "labctl"
 	}
-	testscript.Main(m, map[string]func(){"labctl": main, "labcheck": labcheck, "labget": labget, "nonetfilter": nonetfilter})
+	testscript.Main(m, map[string]func(){
+		"labctl": main, "labcheck": labcheck, "labget": labget, "labknock": labknock, "nonetfilter": nonetfilter,
+	})
 }
 
 // user is somebody who runs labctl.
