@@ -44,8 +44,15 @@ func TestVethEndsHaveDifferentNumbers(t *testing.T) {
 			}
 			return nil
 		})
-		if d := time.Since(from); d > 300*time.Millisecond {
+		if d := time.Since(from); d > nodestest.Slow(t, 300*time.Millisecond) {
 			t.Errorf("pair %d: forwarding after %v, want at once", i, d)
+		}
+		ends := query[[]struct {
+			Number int `json:"ifindex"`
+			Far    int `json:"link_index"`
+		}](t, lan, "ip -j link show host")
+		if len(ends) != 1 || ends[0].Number == ends[0].Far {
+			t.Errorf("pair %d: ends are %+v, want different numbers", i, ends)
 		}
 	}
 }

@@ -101,7 +101,7 @@ func TestRestart(t *testing.T) {
 	hosts[0].start()
 	// Until everybody has heard everything again, and each has cleaned up, no
 	// route is missing anywhere for a moment.
-	deadline := time.Now().Add(long)
+	deadline := time.Now().Add(nodestest.Slow(t, long))
 	for {
 		if err := all(); err != nil {
 			t.Fatalf("started again: %v", err)

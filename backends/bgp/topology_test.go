@@ -244,7 +244,7 @@ func TestBFD(t *testing.T) {
 	withBird(t, hosts[2])
 	mesh(hosts)
 	for _, h := range hosts {
-		h.config.Timers.BFD = 100 * time.Millisecond
+		h.config.Timers.BFD = nodestest.Slow(t, 100*time.Millisecond)
 		h.config.Timers.Hold, h.config.Timers.KeepAlive = time.Minute, 20*time.Second
 	}
 	hosts[0].drop("udp dport 3784")

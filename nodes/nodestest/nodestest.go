@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"slices"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -143,10 +144,26 @@ func probe(f Feature) error {
 	return apply(ns, s)
 }
 
+// Slow is d times LABCTL_SLOW, which is 1 where it is not set: kernels in which
+// system calls take long need longer deadlines, and intervals.
+func Slow(t testing.TB, d time.Duration) time.Duration {
+	t.Helper()
+	text := os.Getenv("LABCTL_SLOW")
+	if text == "" {
+		return d
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		t.Fatalf("LABCTL_SLOW=%s: want a number, 1 or more", text)
+	}
+	return d * time.Duration(n)
+}
+
 // Eventually calls cond until it returns nil, and fails the test with its last
-// error when it does not in time.
+// error when it does not in time, which is Slow.
 func Eventually(t testing.TB, within time.Duration, cond func() error) {
 	t.Helper()
+	within = Slow(t, within)
 	deadline := time.Now().Add(within)
 	for {
 		err := cond()
