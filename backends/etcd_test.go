@@ -14,6 +14,7 @@ import (
 
 	"labctl/backends"
 	"labctl/lab/etcd"
+	"labctl/nodes/nodestest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -143,7 +144,7 @@ func host(t *testing.T, n int, network string) backends.Request {
 	return backends.Request{
 		Network: mustNetwork(t, fmt.Sprintf(`{"Network": %q}`, network)),
 		Attrs:   backends.Attrs{PublicIP: hostIP(n), BackendType: "vxlan"},
-		TTL:     2 * time.Second,
+		TTL:     nodestest.Slow(t, 2*time.Second),
 	}
 }
 
@@ -151,10 +152,13 @@ func hostIP(n int) netip.Addr {
 	return netip.AddrFrom4([4]byte{192, 168, byte(50 + n/250), byte(1 + n%250)})
 }
 
+// patience is how long a test waits for what must come.
+const patience = 20 * time.Second
+
 // until waits for a snapshot that satisfies ok.
 func until(t *testing.T, in <-chan backends.Snapshot, what string, ok func(backends.Snapshot) bool) backends.Snapshot {
 	t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(nodestest.Slow(t, patience))
 	var last backends.Snapshot
 	for {
 		select {
@@ -166,7 +170,7 @@ func until(t *testing.T, in <-chan backends.Snapshot, what string, ok func(backe
 				return s
 			}
 		case <-deadline:
-			t.Fatalf("%s: not within 20 s, last snapshot %+v", what, last)
+			t.Fatalf("%s: not within %v, last snapshot %+v", what, nodestest.Slow(t, patience), last)
 		}
 	}
 }
@@ -176,12 +180,12 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(nodestest.Slow(t, patience))
 	for !ok() {
 		select {
 		case <-tick.C:
 		case <-deadline:
-			t.Fatalf("%s: not within 20 s", what)
+			t.Fatalf("%s: not within %v", what, nodestest.Slow(t, patience))
 		}
 	}
 }

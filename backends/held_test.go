@@ -10,6 +10,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"labctl/backends"
+	"labctl/nodes/nodestest"
 )
 
 // awaitLoss waits for the end of Run.
@@ -22,8 +23,8 @@ func awaitLoss(t *testing.T, done <-chan error, want backends.LossReason) *backe
 			t.Fatalf("Run() = %v, want a LostError of reason %d", err, want)
 		}
 		return lost
-	case <-time.After(20 * time.Second):
-		t.Fatal("Run() did not end within 20 s")
+	case <-time.After(nodestest.Slow(t, patience)):
+		t.Fatalf("Run() did not end within %v", nodestest.Slow(t, patience))
 	}
 	return nil
 }
@@ -33,11 +34,11 @@ func awaitLoss(t *testing.T, done <-chan error, want backends.LossReason) *backe
 func TestRunKeepsLeaseWithoutRevisions(t *testing.T) {
 	ts := newTestStore(t)
 	r := host(t, 0, "10.1.0.0/16")
-	r.TTL = time.Second
+	r.TTL = nodestest.Slow(t, time.Second)
 	h := ts.acquire(r)
 	before, first := ts.revision(), h.Lease().Expires
 	ts.run(h)
-	eventually(t, "renewal past twice the TTL", func() bool { return h.Lease().Expires.Sub(first) > 2*time.Second })
+	eventually(t, "renewal past twice the TTL", func() bool { return h.Lease().Expires.Sub(first) > 2*r.TTL })
 	if got := ts.leases(); len(got) != 1 {
 		t.Errorf("leases = %+v", got)
 	}
@@ -168,7 +169,7 @@ func TestLeaseBecomesReservation(t *testing.T) {
 func TestRunSurvivesRestartOfStore(t *testing.T) {
 	ts := newTestStore(t)
 	r := host(t, 0, "10.1.0.0/16")
-	r.TTL = 5 * time.Second // a store that starts on a busy machine takes its time
+	r.TTL = nodestest.Slow(t, 5*time.Second) // a store that starts on a busy machine takes its time
 	h := ts.acquire(r)
 	done := ts.run(h)
 	ts.server.Close()

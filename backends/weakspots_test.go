@@ -12,6 +12,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"labctl/backends"
+	"labctl/nodes/nodestest"
 )
 
 // smallest has three subnets of four addresses.
@@ -50,8 +51,8 @@ func receive[T any](t *testing.T, what string, c <-chan T) T {
 			t.Fatalf("%s: none", what)
 		}
 		return v
-	case <-time.After(20 * time.Second):
-		t.Fatalf("%s: not within 20 s", what)
+	case <-time.After(nodestest.Slow(t, patience)):
+		t.Fatalf("%s: not within %v", what, nodestest.Slow(t, patience))
 	}
 	panic("not reached")
 }
