@@ -51,6 +51,8 @@ func NewGoBGP(log *slog.Logger, restarted bool) *GoBGP {
 	level.Set(slog.LevelDebug) // the listener chooses
 	g.server = server.NewBgpServer(server.LoggerOption(slog.New(g.log), level))
 	g.serving.Go(g.server.Serve)
+	// It cannot be stopped before it serves, and answers nothing before.
+	_, _ = g.server.GetBgp(context.Background(), &api.GetBgpRequest{})
 	return g
 }
 

@@ -2,6 +2,8 @@ package bgp
 
 import (
 	"fmt"
+	"log/slog"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -177,4 +179,21 @@ func TestLaterAddress(t *testing.T) {
 		}
 		return h.knows(hosts[1])
 	})
+}
+
+// A speaker may end as soon as it is made, and an event that comes meanwhile
+// makes it no more work.
+func TestClosedFlushesNothing(t *testing.T) {
+	t.Parallel()
+	g := NewGoBGP(slog.New(slog.DiscardHandler), false)
+	peer := netip.MustParseAddr("192.0.2.2")
+	t.Cleanup(g.server.Stop) // BFD's part, which otherwise ends with the process
+	g.log.note(about{peer: peer, silent: true})
+	if err := g.Close(); err != nil {
+		t.Fatal(err)
+	}
+	g.flushSilent()
+	if left := g.log.takeSilent(); len(left) != 1 || left[0] != peer {
+		t.Errorf("silent peers that nobody has taken: %v, want %s", left, peer)
+	}
 }
