@@ -53,6 +53,10 @@ func main() {
 	flag.IntVar(&en.rounds, "iperf-rounds", 11, "rounds of each engine")
 	flag.Float64Var(&en.gate, "iperf-gate", 0, "fail when labctl's median of one TCP stream differs from iperf3's by more than this part, or UDP has loss or another rate")
 	flag.Parse()
+	if flag.NArg() > 0 {
+		fmt.Fprintf(os.Stderr, "bench: %q: what is this? There are only flags; -h lists them\n", flag.Args())
+		os.Exit(2)
+	}
 	if *iperf {
 		var err error
 		en.each = bb.each
@@ -132,8 +136,8 @@ func main() {
 	}
 	for _, s := range strings.Split(*sizes, ",") {
 		n, err := strconv.Atoi(s)
-		if err != nil {
-			fmt.Fprintln(os.Stderr, "bench: sizes:", err)
+		if err != nil || n < 2 {
+			fmt.Fprintf(os.Stderr, "bench: sizes: %q: want numbers of nodes from 2 on, with commas between them\n", s)
 			os.Exit(2)
 		}
 		b.sizes = append(b.sizes, n)

@@ -41,6 +41,10 @@ type (
 )
 
 func main() {
+	if len(os.Args) > 1 {
+		fmt.Fprintf(os.Stderr, "claims: %q: takes no arguments; reads results, labctl test --all -o json, from standard input\n", os.Args[1:])
+		os.Exit(2)
+	}
 	if err := run(os.Stdin, "README.md"); err != nil {
 		fmt.Fprintln(os.Stderr, "claims:", err)
 		os.Exit(1)

@@ -37,6 +37,10 @@ func main() {
 	flag.BoolVar(&o.verbose, "v", false, "a line for each round")
 	flag.BoolVar(&o.inside, "inside", false, "is in namespaces of its own already")
 	flag.Parse()
+	if flag.NArg() > 0 {
+		fmt.Fprintf(os.Stderr, "crash: %q: what is this? There are only flags; -h lists them\n", flag.Args())
+		os.Exit(2)
+	}
 	var err error
 	if o.inside {
 		err = o.run()

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -45,5 +46,21 @@ func TestCompare(t *testing.T) {
 	}
 	if len(changed) != 2 || !strings.HasPrefix(changed[0], "link:") || !strings.HasPrefix(changed[1], "process:") {
 		t.Errorf("changed %q, want link and process", changed)
+	}
+}
+
+// Arguments that nobody reads are refused: -sizes 100 200 would be -sizes 100.
+func TestArgumentsAreRefused(t *testing.T) {
+	t.Parallel()
+	if os.Getenv("LABCTL_TEST_MAIN") != "" {
+		os.Args = []string{"crash", "-kills", "1", "200"}
+		main()
+		return
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^TestArgumentsAreRefused$")
+	cmd.Env = append(os.Environ(), "LABCTL_TEST_MAIN=1")
+	out, err := cmd.CombinedOutput()
+	if code := cmd.ProcessState.ExitCode(); code != 2 || !strings.Contains(string(out), `["200"]`) {
+		t.Errorf("exit status %d (%v), %s; want 2 and the argument", code, err, out)
 	}
 }

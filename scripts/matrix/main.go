@@ -60,6 +60,10 @@ func main() {
 	write := flag.Bool("write", false, "put the table into README.md")
 	inner := flag.Bool("inner", false, "run everything here and print the result (what the ways run)")
 	flag.Parse()
+	if flag.NArg() > 0 {
+		fmt.Fprintf(os.Stderr, "matrix: %q: what is this? There are only flags; -h lists them\n", flag.Args())
+		os.Exit(2)
+	}
 	var err error
 	if *inner {
 		err = here(ctx, *labctl, strings.Fields(strings.ReplaceAll(*labs, ",", " ")))

@@ -75,3 +75,43 @@ func TestFeatures(t *testing.T) {
 		}
 	}
 }
+
+// Arguments that nobody reads are refused: -sizes 100 200 would be -sizes 100.
+func TestArgumentsAreRefused(t *testing.T) {
+	t.Parallel()
+	if os.Getenv("LABCTL_TEST_MAIN") != "" {
+		os.Args = []string{"matrix", "-labs", "x", "200"}
+		main()
+		return
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^TestArgumentsAreRefused$")
+	cmd.Env = append(os.Environ(), "LABCTL_TEST_MAIN=1")
+	out, err := cmd.CombinedOutput()
+	if code := cmd.ProcessState.ExitCode(); code != 2 || !strings.Contains(string(out), `["200"]`) {
+		t.Errorf("exit status %d (%v), %s; want 2 and the argument", code, err, out)
+	}
+}
+
+// README's table has a row for each feature; that it has one for each lab, a
+// test of labctl's holds.
+func TestReadmeHasEveryFeature(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), begin)
+	written, _, _ := strings.Cut(rest, end)
+	var want, got []string
+	for _, f := range features {
+		want = append(want, f.name)
+	}
+	for line := range strings.Lines(written) {
+		if cells := strings.Split(line, " | "); len(cells) > 1 && !strings.HasPrefix(line, "| lab `") && !strings.HasPrefix(line, "| feature") {
+			got = append(got, strings.TrimPrefix(cells[0], "| "))
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("features (-rows.go +README.md; make test-all WRITE=1 writes them):\n%s", diff)
+	}
+}

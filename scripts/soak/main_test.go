@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -108,5 +110,21 @@ func TestGrowth(t *testing.T) {
 	}
 	if got := growth(nil); len(got) != 1 || !strings.Contains(got[0], "too few") {
 		t.Errorf("growth() of nothing = %q", got)
+	}
+}
+
+// Arguments that nobody reads are refused: -sizes 100 200 would be -sizes 100.
+func TestArgumentsAreRefused(t *testing.T) {
+	t.Parallel()
+	if os.Getenv("LABCTL_TEST_MAIN") != "" {
+		os.Args = []string{"soak", "200"}
+		main()
+		return
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^TestArgumentsAreRefused$")
+	cmd.Env = append(os.Environ(), "LABCTL_TEST_MAIN=1")
+	out, err := cmd.CombinedOutput()
+	if code := cmd.ProcessState.ExitCode(); code != 2 || !strings.Contains(string(out), `["200"]`) {
+		t.Errorf("exit status %d (%v), %s; want 2 and the argument", code, err, out)
 	}
 }

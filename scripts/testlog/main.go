@@ -21,6 +21,10 @@ type event struct {
 }
 
 func main() {
+	if len(os.Args) > 1 {
+		fmt.Fprintf(os.Stderr, "testlog: %q: takes no arguments; reads go test -json from standard input\n", os.Args[1:])
+		os.Exit(2)
+	}
 	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "testlog:", err)
 		os.Exit(1)

@@ -50,6 +50,10 @@ func main() {
 	rounds := flag.Int("rounds", 0, "rounds of a run that is drawn (default: as many as the result has)")
 	seed := flag.Uint64("seed", 1, "of what is drawn")
 	flag.Parse()
+	if *from != "" && flag.NArg() > 0 {
+		fmt.Fprintf(os.Stderr, "verdicts: %q: flags of labctl bench, and -from runs none\n", flag.Args())
+		os.Exit(2)
+	}
 	if err := run(ctx, *labctl, *runs, *from, *rounds, *seed, flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
