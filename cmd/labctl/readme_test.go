@@ -298,20 +298,17 @@ func TestReadmeTables(t *testing.T) {
 	})
 	t.Run("who can run what", func(t *testing.T) {
 		t.Parallel()
-		found := 0
+		var got []string
 		for _, r := range rows(t, readme, "feature or lab") {
 			if name, isLab := strings.CutPrefix(r[0], "lab "); isLab {
-				found++
-				if !slices.Contains(labs.Names(), name) {
-					t.Errorf("%s: no such lab; make test-all WRITE=1 writes the table", name)
-				}
+				got = append(got, name)
 			}
 			if slices.Contains(r[1:], "FAILED") || len(r) != 6 {
 				t.Errorf("%v: want five ways, in which it runs or is refused", r)
 			}
 		}
-		if found == 0 {
-			t.Error("no lab in the table")
+		if same(t, "labs", got, labs.Names()); t.Failed() {
+			t.Log("make test-all WRITE=1 writes the table")
 		}
 	})
 	t.Run("claims", func(t *testing.T) {
