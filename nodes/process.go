@@ -113,10 +113,6 @@ func (p *Process) reap() (*os.ProcessState, error) {
 	return st, err
 }
 
-// Signal sends a signal to the process alone. After the process has ended it
-// returns os.ErrProcessDone.
-func (p *Process) Signal(s os.Signal) error { return p.p.Signal(s) }
-
 // Kill kills the whole process group. After Wait has returned it does nothing.
 func (p *Process) Kill() {
 	p.mu.Lock()

@@ -41,8 +41,8 @@ func TestStart(t *testing.T) {
 	if err != nil || st.ExitCode() != 7 || strings.Join(strings.Fields(string(out)), " ") != "y / extra 0" {
 		t.Errorf("got %q, %v, %v", out, st, err)
 	}
-	if err := p.Signal(syscall.SIGTERM); !errors.Is(err, os.ErrProcessDone) {
-		t.Errorf("Signal() after the end = %v", err)
+	if err := p.SignalGroup(syscall.SIGTERM); !errors.Is(err, os.ErrProcessDone) {
+		t.Errorf("SignalGroup() after the end = %v", err)
 	}
 	p.Kill()
 }
