@@ -183,11 +183,15 @@ var errLocked = errors.New("locked")
 // when another command has it.
 func (d Dir) Lock() (*os.File, error) {
 	for {
-		if err := os.MkdirAll(string(d), 0o700); err != nil {
+		err := os.MkdirAll(string(d), 0o700)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // a `down` has removed the base, which was empty, in between
+		}
+		if err != nil {
 			return nil, err
 		}
 		// /tmp is everybody's: since DirOf looked, another may have made the base.
-		err := d.private()
+		err = d.private()
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // removed by a `down` in between
 		}

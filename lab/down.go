@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"syscall"
 	"time"
 )
@@ -101,10 +102,14 @@ func remove(d Dir) (ended []string, err error) {
 	case err != nil:
 		return nil, &Failure{Kind: Failed, Err: err, Cure: fmt.Sprintf("the record is damaged; when no labctl process is left, remove %s by hand", d)}
 	default:
-		if ended, err = rec.endVisitors(everywhere); err != nil {
-			return ended, err
-		}
 		if err := rec.Kill(killTimeout); err != nil {
+			return nil, err
+		}
+		// Until it was dead the lab may have added to its record.
+		if rec, err = ReadRecord(d); err != nil {
+			return nil, err
+		}
+		if ended, err = rec.endVisitors(everywhere); err != nil {
 			return ended, err
 		}
 		if err := rec.RemoveLinks(); err != nil {
@@ -135,12 +140,8 @@ func removeDir(d Dir) error {
 	if err := os.Remove(string(d)); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTEMPTY) {
 		return err
 	}
-	base, err := Base()
-	if err != nil {
-		return err
-	}
-	// Other labs keep it; that is no error.
-	_ = os.Remove(base)
+	// Other labs keep the base; that is no error.
+	_ = os.Remove(filepath.Dir(string(d)))
 	return nil
 }
 
