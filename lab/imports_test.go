@@ -190,7 +190,7 @@ func TestNamespacesAreEnteredInOnePlace(t *testing.T) {
 	// Its threads end: they need no way back.
 	const viewing = "nodes/view.go"
 	// Processes are born in new namespaces by clone(2), which moves no thread.
-	cloning := []string{"lab/up.go", "nodes/nodestest/nodestest.go"}
+	cloning := []string{"lab/namespaces.go", "nodes/nodestest/nodestest.go"}
 	// Of package netlink only what touches no kernel, or asks for a handle on a
 	// namespace that was named.
 	harmless := []string{"NewHandle", "NewHandleAt", "NewVeth", "NewLinkAttrs", "NeighDeserialize", "NewBridge", "NewNetem"}

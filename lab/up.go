@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -13,8 +12,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // UpOptions are what Up needs beside the plan.
@@ -315,64 +312,7 @@ func startInit(d Dir, l *net.UnixListener, lock *os.File, from time.Time) (*exec
 	cmd.ExtraFiles = []*os.File{lf, lock}
 	cmd.SysProcAttr = NamespaceAttr()
 	if err := cmd.Start(); err != nil {
-		return nil, namespaceFailure(err)
+		return nil, NamespaceFailure(err)
 	}
 	return cmd, nil
-}
-
-// NamespaceAttr starts a process as PID 1 of the namespaces that a lab lives
-// in: PID, mount and network, and for a rootless one a user namespace around.
-func NamespaceAttr() *syscall.SysProcAttr {
-	a := &syscall.SysProcAttr{
-		Setsid:     true,
-		Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWNET,
-	}
-	if Rootless() {
-		a.Cloneflags |= unix.CLONE_NEWUSER
-		a.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
-		a.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
-	}
-	return a
-}
-
-// Rootless says whether a lab of the caller needs a user namespace of its own:
-// it is not root, or root without the capabilities (in a container).
-func Rootless() bool {
-	if os.Geteuid() != 0 {
-		return true
-	}
-	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if err := unix.Capget(&hdr, &data[0]); err != nil {
-		return false // then try as root; the kernel's answer will say what is missing
-	}
-	const need = 1<<unix.CAP_SYS_ADMIN | 1<<unix.CAP_NET_ADMIN
-	return data[0].Effective&need != need
-}
-
-// namespaceFailure explains why new namespaces were refused.
-func namespaceFailure(err error) error {
-	f := &Failure{Kind: Unable, Err: fmt.Errorf("namespaces: create: %w", err), Cure: "labctl doctor tells what is missing"}
-	switch {
-	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EUSERS):
-		f.Cure = "the limit on namespaces is reached: raise user.max_user_namespaces, user.max_net_namespaces and user.max_pid_namespaces with sysctl"
-	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
-		f.Cure = "user namespaces are not allowed here: run as root, or allow them (sysctl kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0)"
-	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOSYS):
-		f.Cure = "this kernel lacks user, pid or network namespaces (CONFIG_USER_NS, CONFIG_PID_NS, CONFIG_NET_NS)"
-	case errors.Is(err, fs.ErrNotExist):
-		f.Cure = "mount /proc"
-	}
-	return f
-}
-
-// InUserNamespace says whether the caller is inside a user namespace that maps
-// a single user, as the init shim of a rootless lab is.
-func InUserNamespace() bool {
-	b, err := os.ReadFile("/proc/self/uid_map")
-	if err != nil {
-		return false // no user namespaces in this kernel
-	}
-	f := strings.Fields(string(b))
-	return len(f) == 3 && f[2] == "1"
 }

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -99,15 +100,15 @@ func namespaces(probed []Finding, rootless bool) []Finding {
 	for _, f := range probed {
 		able = able && (f.OK || !strings.HasSuffix(f.Name, "namespaces"))
 	}
-	found := userNamespaces("/proc", rootless, able)
-	if !able && rootless {
+	settings := lab.UserNamespaceSettings("/proc")
+	if rootless && slices.ContainsFunc(settings, func(s lab.Setting) bool { return s.Forbids }) {
 		for i := range probed {
-			if f := &probed[i]; !f.OK && strings.HasSuffix(f.Name, "namespaces") {
-				f.Cure = namespacesCure(found)
+			if f := &probed[i]; !f.OK && f.Name == networkNamespaces {
+				f.Cure = lab.UserNamespacesCure(settings)
 			}
 		}
 	}
-	return append(probed, found...)
+	return append(probed, userNamespaces(settings, rootless, able)...)
 }
 
 func kernelVersion() Finding {
@@ -146,7 +147,7 @@ func probe(ctx context.Context) []Finding {
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil && out.Len() == 0 {
-		return []Finding{{Name: name, Required: true, For: "every lab", Cure: namespacesCure(nil),
+		return []Finding{{Name: name, Required: true, For: "every lab", Cure: lab.NamespaceFailure(err).Cure,
 			Detail: strings.TrimSpace(err.Error() + " " + errs.String())}}
 	}
 	found := []Finding{{Name: name, OK: true, Required: true, For: "every lab", Detail: "pid, mount and network" + map[bool]string{true: ", in a user namespace", false: ""}[lab.Rootless()]}}

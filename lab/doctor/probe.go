@@ -39,7 +39,7 @@ func Probe(ctx context.Context, w io.Writer) error {
 	module := func(name string) string { return "the kernel needs " + name + ": modprobe " + name + " (as root)" }
 
 	var all []*nodes.Namespace
-	ok := try(Finding{Name: "network namespaces", Required: true, For: "every lab",
+	ok := try(Finding{Name: networkNamespaces, Required: true, For: "every lab",
 		Cure: "a security module forbids it in user namespaces, or the limit is reached: sysctl user.max_net_namespaces=10000 (as root)"},
 		func() (detail string, err error) {
 			all, err = nodes.NewNamespaces([]string{"a", "b"})
@@ -104,7 +104,11 @@ func Probe(ctx context.Context, w io.Writer) error {
 	return json.NewEncoder(w).Encode(found)
 }
 
-const tun = "/dev/net/tun"
+// Names of findings that are spoken of elsewhere.
+const (
+	networkNamespaces = "network namespaces"
+	tun               = "/dev/net/tun"
+)
 
 // openTUN opens a TUN device of the calling thread's namespace; closing it
 // removes it.

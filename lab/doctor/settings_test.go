@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+	"labctl/lab"
 )
 
 // tree makes files below a directory of the test's.
@@ -53,7 +54,8 @@ func TestUserNamespaces(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			found := userNamespaces(tree(t, test.proc), test.rootless, test.able)
+			settings := lab.UserNamespaceSettings(tree(t, test.proc))
+			found := userNamespaces(settings, test.rootless, test.able)
 			if len(found) != test.rows {
 				t.Errorf("%d rows, want %d: %+v", len(found), test.rows, found)
 			}
@@ -73,12 +75,12 @@ func TestUserNamespaces(t *testing.T) {
 			if got := strings.Join(lacks, " "); got != test.lacks {
 				t.Errorf("lacks %q, want %q", got, test.lacks)
 			}
-			if cure := namespacesCure(found); test.cure != "" && !strings.Contains(cure, test.cure) {
+			if cure := lab.UserNamespacesCure(settings); test.cure != "" && !strings.Contains(cure, test.cure) {
 				t.Errorf("cure of namespaces = %q, want %q in it", cure, test.cure)
 			}
 		})
 	}
-	if cure := namespacesCure(nil); !strings.Contains(cure, "--privileged") || !strings.Contains(cure, "scripts/uml/boot") {
+	if cure := lab.UserNamespacesCure(nil); !strings.Contains(cure, "--privileged") || !strings.Contains(cure, "scripts/uml/boot") {
 		t.Errorf("cure of namespaces that no setting forbids = %q, want a container's and a kernel of one's own", cure)
 	}
 }
