@@ -28,7 +28,7 @@ func (r *Runner) kill(ctx context.Context, c lab.KillCheck) (expected string, er
 	}
 	defer func() {
 		// Checks that follow find the lab as this one did, however this ended.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), aftermath)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Duration(r.slow)*aftermath)
 		defer cancel()
 		_, rerr := r.client.Fault(ctx, string(lab.ReleaseFault), c.Agent)
 		err = errors.Join(err, rerr, r.wait(ctx, func(st *lab.Status, n lab.NodeStatus) bool {
