@@ -90,8 +90,17 @@ func (v *validator) checkBGP() {
 			v.add(join("routers", r.Name)+".speaker", fmt.Sprintf("router %s: a speaker without an AS", r.Name), "add as: 65000")
 		}
 	}
+	wraps := v.hasBGP() && v.calico.Encapsulation.Device() != ""
+	for _, r := range v.routers {
+		if r.AS != 0 && wraps {
+			v.add(join("routers", r.Name), fmt.Sprintf("router %s: a BGP speaker, which would be the next hop of routes into hosts' tunnels, and has none", r.Name), "remove as and speaker, or use encapsulation: None")
+		}
+	}
 	for _, n := range v.Nodes {
 		path := join("nodes", n.Name)
+		if n.Speaker == Bird && wraps {
+			v.add(path+".speaker", fmt.Sprintf("%s: bird writes its routes itself, and none into tunnels; Calico's own bird is patched to", n.Name), "use speaker: gobgp, or encapsulation: None")
+		}
 		if (n.Speaker != "" || n.AS != 0 || n.Reflector.IsValid()) && !v.hasBGP() {
 			v.add(path, fmt.Sprintf("%s: speaker, as and reflector are for labs whose routes come by BGP", n.Name), "add calico: {routes: bgp}, or remove them")
 		}

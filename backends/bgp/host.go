@@ -24,8 +24,9 @@ type Host struct {
 	ns         *nodes.Namespace
 	log        *slog.Logger
 	reconciler *nodes.Reconciler // nil when the speaker writes the kernel itself
-	wake       chan struct{}     // capacity 1
-	changed    chan struct{}     // capacity 1
+	tunnel     Tunnel
+	wake       chan struct{} // capacity 1
+	changed    chan struct{} // capacity 1
 
 	mu        sync.Mutex // guards all below
 	config    Config
@@ -63,9 +64,9 @@ func Earlier(ns *nodes.Namespace, protocol int) ([]nodes.Route, error) {
 
 // NewHost joins a speaker to the namespace that it was born in. stale are the
 // routes of an earlier life ([Earlier]), of no use to a speaker that writes the
-// kernel itself. Both s and ns stay the caller's.
-func NewHost(ns *nodes.Namespace, s Speaker, stale []nodes.Route, log *slog.Logger) (*Host, error) {
-	h := &Host{speaker: s, ns: ns, log: log, stale: stale, wake: make(chan struct{}, 1), changed: make(chan struct{}, 1)}
+// kernel itself; nor has that a tunnel. Both s and ns stay the caller's.
+func NewHost(ns *nodes.Namespace, s Speaker, stale []nodes.Route, tunnel Tunnel, log *slog.Logger) (*Host, error) {
+	h := &Host{speaker: s, ns: ns, tunnel: tunnel, log: log, stale: stale, wake: make(chan struct{}, 1), changed: make(chan struct{}, 1)}
 	if !s.WritesKernel() {
 		var err error
 		if h.reconciler, err = nodes.NewReconciler(ns, nodes.Owner{Name: "labctl bgp", Protocol: Protocol}); err != nil {
@@ -196,7 +197,7 @@ func (h *Host) step(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	routes, unwritten := Kernel(v.Best, own, devices)
+	routes, unwritten := Kernel(v.Best, own, devices, h.tunnel)
 	h.mu.Lock()
 	h.unwritten = unwritten
 	h.mu.Unlock()

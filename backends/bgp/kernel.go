@@ -16,20 +16,30 @@ type Unwritten struct {
 	Why    string       `json:"why"`
 }
 
+// Tunnel is the device that wraps what goes to a next hop; "" for none, when
+// packets go as they are. A nil Tunnel wraps nothing.
+type Tunnel func(nextHop netip.Addr) (dev string)
+
 // Kernel is what best paths come to in the kernel: a route for each prefix,
-// through the device that the next hop is on. own are the speaker's own
-// prefixes, which stay the agent's.
+// through the device that the next hop is on, or the tunnel to it. own are the
+// speaker's own prefixes, which stay the agent's.
 //
 //	172.17.9.0/24 via 192.168.100.101 dev eth0 proto bgp onlink
+//	172.17.10.0/24 via 192.168.101.1 dev tunl0 proto bgp onlink
 //
-// The next hop must be on a device's own network. A route by way of another
+// Without a tunnel the next hop must be on a device's own network. A route by way of another
 // route would work as long as that one does, and send the packets of hosts that
 // are neighbours through a gateway: a path with such a next hop is left out and
 // told.
-func Kernel(best []Route, own []netip.Prefix, devices []nodes.Device) (routes []nodes.Route, unwritten []Unwritten) {
+func Kernel(best []Route, own []netip.Prefix, devices []nodes.Device, tunnel Tunnel) (routes []nodes.Route, unwritten []Unwritten) {
 	hops := map[netip.Prefix][]nodes.Hop{}
 	for _, r := range best {
 		dev, ok := onLink(r.NextHop, devices)
+		if tunnel != nil {
+			if through := tunnel(r.NextHop); through != "" {
+				dev, ok = through, true
+			}
+		}
 		switch {
 		case slices.Contains(own, r.Prefix):
 			unwritten = append(unwritten, Unwritten{r.Prefix, r.Peer, "it is this host's own: two hosts announce it"})

@@ -28,25 +28,31 @@ func TestKernel(t *testing.T) {
 		name      string
 		best      []Route
 		own       string
+		tunnel    Tunnel
 		want      []nodes.Route
 		unwritten string
 	}{
-		{"on-link", []Route{path("10.1.2.0/26", "192.0.2.2", "b")}, "", []nodes.Route{{Dst: block, Via: hop, Dev: "eth0", OnLink: true}}, ""},
-		{"two of equal cost", []Route{path("10.1.2.0/26", "198.51.100.2", "c"), path("10.1.2.0/26", "192.0.2.2", "b")}, "", []nodes.Route{{Dst: block, Hops: []nodes.Hop{
+		{"on-link", []Route{path("10.1.2.0/26", "192.0.2.2", "b")}, "", nil, []nodes.Route{{Dst: block, Via: hop, Dev: "eth0", OnLink: true}}, ""},
+		{"two of equal cost", []Route{path("10.1.2.0/26", "198.51.100.2", "c"), path("10.1.2.0/26", "192.0.2.2", "b")}, "", nil, []nodes.Route{{Dst: block, Hops: []nodes.Hop{
 			{Via: hop, Dev: "eth0", OnLink: true}, {Via: netip.MustParseAddr("198.51.100.2"), Dev: "eth1", OnLink: true},
 		}}}, ""},
-		{"one hop told twice", []Route{path("10.1.2.0/26", "192.0.2.2", "b"), path("10.1.2.0/26", "192.0.2.2", "c")}, "", []nodes.Route{{Dst: block, Via: hop, Dev: "eth0", OnLink: true}}, ""},
-		{"behind a router", []Route{path("10.1.2.0/26", "203.0.113.9", "b")}, "", nil, "next hop 203.0.113.9 is not on-link"},
-		{"our own address", []Route{path("10.1.2.0/26", "192.0.2.1", "b")}, "", nil, "next hop 192.0.2.1 is not on-link"},
-		{"a block of two owners", []Route{path("10.1.2.0/26", "192.0.2.2", "b")}, "10.1.2.0/26", nil, "two hosts announce it"},
-		{"a borrowed address", []Route{path("10.1.2.9/32", "192.0.2.2", "b")}, "10.1.2.0/26", []nodes.Route{{Dst: netip.MustParsePrefix("10.1.2.9/32"), Via: hop, Dev: "eth0", OnLink: true}}, ""},
+		{"one hop told twice", []Route{path("10.1.2.0/26", "192.0.2.2", "b"), path("10.1.2.0/26", "192.0.2.2", "c")}, "", nil, []nodes.Route{{Dst: block, Via: hop, Dev: "eth0", OnLink: true}}, ""},
+		{"behind a router", []Route{path("10.1.2.0/26", "203.0.113.9", "b")}, "", nil, nil, "next hop 203.0.113.9 is not on-link"},
+		{"our own address", []Route{path("10.1.2.0/26", "192.0.2.1", "b")}, "", nil, nil, "next hop 192.0.2.1 is not on-link"},
+		{"a block of two owners", []Route{path("10.1.2.0/26", "192.0.2.2", "b")}, "10.1.2.0/26", nil, nil, "two hosts announce it"},
+		{"a borrowed address", []Route{path("10.1.2.9/32", "192.0.2.2", "b")}, "10.1.2.0/26", nil, []nodes.Route{{Dst: netip.MustParsePrefix("10.1.2.9/32"), Via: hop, Dev: "eth0", OnLink: true}}, ""},
+		{"through a tunnel, behind a router or not", []Route{path("10.1.2.0/26", "192.0.2.2", "b"), path("10.1.3.0/26", "203.0.113.9", "c")}, "", func(netip.Addr) string { return "tunl0" }, []nodes.Route{
+			{Dst: block, Via: hop, Dev: "tunl0", OnLink: true},
+			{Dst: netip.MustParsePrefix("10.1.3.0/26"), Via: netip.MustParseAddr("203.0.113.9"), Dev: "tunl0", OnLink: true},
+		}, ""},
+		{"a tunnel to others", []Route{path("10.1.2.0/26", "192.0.2.2", "b")}, "", func(netip.Addr) string { return "" }, []nodes.Route{{Dst: block, Via: hop, Dev: "eth0", OnLink: true}}, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var own []netip.Prefix
 			if tt.own != "" {
 				own = append(own, netip.MustParsePrefix(tt.own))
 			}
-			got, unwritten := Kernel(tt.best, own, devices)
+			got, unwritten := Kernel(tt.best, own, devices, tt.tunnel)
 			if diff := cmp.Diff(tt.want, got, compare); diff != "" {
 				t.Errorf("-want +got:\n%s", diff)
 			}

@@ -60,7 +60,7 @@ func speak(in io.Reader, out io.Writer) error {
 	} else {
 		s = NewGoBGP(log, len(stale) > 0)
 	}
-	h, err := NewHost(ns, s, stale, log)
+	h, err := NewHost(ns, s, stale, nil, log)
 	if err != nil {
 		return err
 	}

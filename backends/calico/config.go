@@ -145,6 +145,18 @@ func (e Encapsulation) Way(u nodes.Underlay, nextHop netip.Addr) Way {
 	return Unrouted
 }
 
+// Through is the device that wraps what goes from a host with underlay u to
+// nextHop; "" for none.
+func (e Encapsulation) Through(u nodes.Underlay, nextHop netip.Addr) string {
+	switch e.Way(u, nextHop) {
+	case ByVXLAN:
+		return VXLANDevice
+	case ByIPIP:
+		return IPIPDevice
+	}
+	return ""
+}
+
 // Check finds what is wrong with a configuration. The error is a *ConfigError.
 func (c Config) Check() error {
 	bad := func(field, hint, format string, args ...any) error {
@@ -167,8 +179,8 @@ func (c Config) Check() error {
 		return bad("encapsulation", "use one of "+join(Encapsulations()), "%q is unknown", c.Encapsulation)
 	case !slices.Contains(Sources(), c.Routes):
 		return bad("routes", "use one of "+join(Sources()), "%q is unknown", c.Routes)
-	case c.Routes == BGP && c.Encapsulation != None:
-		return bad("routes", "use routes: store, whose agents make such routes in Calico, too", "by BGP only without encapsulation, and here it is %s", c.Encapsulation)
+	case c.Routes == BGP && c.Encapsulation.vxlan():
+		return bad("routes", "use routes: store, whose agents make such routes in Calico, too", "by BGP without encapsulation or with IPIP only, and here it is %s", c.Encapsulation)
 	case c.MaxBlocks < 1:
 		return bad("maxBlocksPerHost", "use 1 or more; 20 is Calico's default", "%d leaves a host without addresses", c.MaxBlocks)
 	}

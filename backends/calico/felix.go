@@ -32,7 +32,7 @@ type Host struct {
 	Underlay nodes.Underlay
 	Blocks   []netip.Prefix // our own, confirmed
 	Locals   []Local        // our containers
-	Remotes  []Remote       // of other hosts; those that somebody else makes routes for are left out
+	Remotes  []Remote       // of other hosts
 	Name     string         // which the MAC of the VXLAN device follows from
 	Tunnel   netip.Addr     // of our own tunnel device; invalid while it has none
 	Path     bool           // an IPIPPath wraps, not the kernel
@@ -69,6 +69,20 @@ func Desired(h Host) (s nodes.State, problems []error) {
 	if dev := h.Encapsulation.Device(); dev != "" && h.Tunnel.IsValid() {
 		s.Addrs = append(s.Addrs, nodes.Addr{Dev: dev, Prefix: single(h.Tunnel)})
 	}
+	if h.Routes != BGP { // whose speaker writes them
+		problems = append(problems, h.ways(&s)...)
+	}
+	if h.NATOutgoing {
+		s.Tables = append(s.Tables, nodes.Table{Name: "labctl-calico", Chains: []nodes.Chain{{
+			Name: "postrouting", Hook: nodes.PostroutingNAT,
+			Rules: []nodes.Rule{{Src: h.Pool, NotDst: h.Pool, Verdict: nodes.Masquerade, Comment: "calico natOutgoing: containers to outside the pool"}},
+		}}})
+	}
+	return s, problems
+}
+
+// ways adds the routes to other hosts. Problems are remotes without a way.
+func (h Host) ways(s *nodes.State) (problems []error) {
 	for _, r := range h.Remotes {
 		switch h.Encapsulation.Way(h.Underlay, r.NextHop) {
 		case Direct:
@@ -84,13 +98,7 @@ func Desired(h Host) (s nodes.State, problems []error) {
 				r.Dst, r.Host, r.NextHop, h.Underlay.Dev, h.Underlay.Prefix.Masked()))
 		}
 	}
-	if h.NATOutgoing {
-		s.Tables = append(s.Tables, nodes.Table{Name: "labctl-calico", Chains: []nodes.Chain{{
-			Name: "postrouting", Hook: nodes.PostroutingNAT,
-			Rules: []nodes.Rule{{Src: h.Pool, NotDst: h.Pool, Verdict: nodes.Masquerade, Comment: "calico natOutgoing: containers to outside the pool"}},
-		}}})
-	}
-	return s, problems
+	return problems
 }
 
 // by is the remotes that are reached in a way.

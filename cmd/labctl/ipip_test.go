@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -144,4 +145,53 @@ func TestIPIPOnTheWire(t *testing.T) {
 	if got := string(out); strings.Count(got, want) != 4 {
 		t.Errorf("tshark's %v are\n%swant four times\n%s", fields, got, want)
 	}
+}
+
+// Calico's own default: routes come by BGP, and lead into the tunnel. With
+// CrossSubnet those to hosts beside do not. An agent that is killed hears all
+// again.
+func TestIPIPByBGP(t *testing.T) {
+	t.Parallel()
+	needTool(t, "ip", "tshark", "ping")
+	u := users(t)[0]
+	if u.deniedIPIP(t) {
+		return
+	}
+	text := strings.Replace(builtInText(t, "calico-ipip"), "encapsulation: IPIP", "encapsulation: IPIPCrossSubnet\n  routes: bgp", 1)
+	l := u.upText(t, text)
+	routes := func() error {
+		have := l.exec(t, "node1", "ip", "route", "show", "proto", "bgp")
+		for _, want := range []string{
+			`(?m)^10\.244\.2\.0/26 via 192\.168\.51\.2 dev eth0 onlink *$`,
+			`(?m)^10\.244\.3\.0/26 via 192\.168\.52\.1 dev tunl0 onlink *$`,
+			`(?m)^10\.244\.4\.0/26 via 192\.168\.52\.2 dev tunl0 onlink *$`,
+		} {
+			if !regexp.MustCompile(want).MatchString(have) {
+				return fmt.Errorf("node1 has by BGP the routes\n%s\nwant a match of %s", have, want)
+			}
+		}
+		return nil
+	}
+	if err := routes(); err != nil {
+		t.Error(err)
+	}
+	if out := l.run(t, "bgp", "node1", "-l", l.name); !regexp.MustCompile(`10\.244\.3\.0/26 +192\.168\.52\.1`).MatchString(out) {
+		t.Errorf("labctl bgp node1 has no route to node3's block:\n%s", out)
+	}
+	file := filepath.Join(u.runtime, "bgp.pcapng")
+	l.run(t, "trace", "-l", l.name, "node1.c1", "node3.c1", "-w", file)
+	out, err := exec.Command("tshark", "-r", file, "-Y", "icmp.type == 8 && ip.proto == 4", "-T", "fields", "-e", "ip.src", "-e", "ip.dst", "-e", "ip.proto").Output()
+	if want := "192.168.51.1,10.244.1.1\t192.168.52.1,10.244.3.1\t4,1\n"; err != nil || !strings.Contains(string(out), want) {
+		t.Errorf("tshark: %v:\n%swant %s", err, out, want)
+	}
+	l.run(t, "ping", "-l", l.name, "--all")
+	before := l.status(t).Nodes[0].AgentPid
+	kill(t, before, syscall.SIGKILL)
+	eventually(t, patience, func() error {
+		if st := l.status(t); st.State != lab.Ready || st.Nodes[0].AgentPid == before {
+			return fmt.Errorf("%s %q, node1's agent is process %d, and was %d", st.State, st.Reasons, st.Nodes[0].AgentPid, before)
+		}
+		return routes()
+	})
+	l.run(t, "ping", "-l", l.name, "--all")
 }

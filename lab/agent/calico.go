@@ -22,6 +22,7 @@ type calicoSystem struct {
 	config calico.Config
 	last   map[string]netip.Addr // the containers' addresses, by name
 	bgp    *speaker              // nil where routes come from the store
+	host   calico.Host           // as of the last set
 	ipip   *calico.IPIPPath      // nil where the kernel wraps, or nothing is wrapped
 }
 
@@ -206,6 +207,7 @@ func (c *calicoSystem) follow(ctx context.Context) error {
 		case <-c.bgp.heard():
 			if snap.Revision > 0 {
 				c.await(snap)
+				c.carry()
 			}
 			continue
 		}
@@ -239,15 +241,13 @@ func (c *calicoSystem) set(snap calico.Snapshot) {
 		}
 	}
 	remotes, problems := snap.Remotes(c.Node)
-	if c.bgp == nil {
-		h.Remotes = remotes
-	} else {
+	h.Remotes = remotes
+	if c.bgp != nil {
 		c.announce(snap)
 		c.await(snap)
 	}
-	if c.ipip != nil {
-		c.ipip.Set(h)
-	}
+	c.host = h
+	c.carry()
 	st, more := calico.Desired(h)
 	problems = append(problems, more...)
 	for _, p := range snap.Problems {
@@ -264,6 +264,19 @@ func (c *calicoSystem) set(snap calico.Snapshot) {
 		}
 	})
 	c.want(st, fingerprint(snap), problems)
+}
+
+// carry tells the path of our own, if there is one, where to carry packets: to
+// those that there are routes to.
+func (c *calicoSystem) carry() {
+	if c.ipip == nil {
+		return
+	}
+	h := c.host
+	if c.bgp != nil {
+		h.Remotes = c.bgp.learned()
+	}
+	c.ipip.Set(h)
 }
 
 // fingerprint is of all that routes follow from, the same on every host.

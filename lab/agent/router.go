@@ -53,7 +53,7 @@ func RunRouter(ctx context.Context, name string, control *os.File, log *slog.Log
 			continue
 		}
 		if s == nil {
-			if s, err = openSpeaker(name, o.BGP, log); err != nil {
+			if s, err = openSpeaker(name, o.BGP, nil, log); err != nil {
 				return err
 			}
 			wg.Go(func() {

@@ -29,8 +29,8 @@ type speaker struct {
 }
 
 // openSpeaker starts the speaker that an order asks for, in this process's
-// namespace. It has nothing to say yet.
-func openSpeaker(name string, o *Speaker, log *slog.Logger) (*speaker, error) {
+// namespace. It has nothing to say yet. tunnel is for what it hears.
+func openSpeaker(name string, o *Speaker, tunnel bgp.Tunnel, log *slog.Logger) (*speaker, error) {
 	ns, err := nodes.CurrentNamespace(name)
 	if err != nil {
 		return nil, err
@@ -49,7 +49,7 @@ func openSpeaker(name string, o *Speaker, log *slog.Logger) (*speaker, error) {
 		}
 	}
 	if err == nil {
-		s.host, err = bgp.NewHost(ns, s.program, stale, log)
+		s.host, err = bgp.NewHost(ns, s.program, stale, tunnel, log)
 	}
 	if err != nil {
 		if s.program != nil {
@@ -73,7 +73,7 @@ func (c *calicoSystem) newSpeaker() (*speaker, error) {
 	if o == nil {
 		return nil, fmt.Errorf("%s: routes come by BGP, and nobody said who the peers are; such a network is only for hosts of a lab", c.Node)
 	}
-	s, err := openSpeaker(c.Node, o, c.Log)
+	s, err := openSpeaker(c.Node, o, func(nextHop netip.Addr) string { return c.config.Encapsulation.Through(c.underlay, nextHop) }, c.Log)
 	if err != nil {
 		return nil, err
 	}
@@ -164,6 +164,19 @@ func (c *calicoSystem) announce(snap calico.Snapshot) {
 		}
 	}
 	c.bgp.host.Set(context.Background(), config)
+}
+
+// learned are the destinations that the speaker knows a way to, each once.
+func (s *speaker) learned() []calico.Remote {
+	r := s.host.Report()
+	var all []calico.Remote
+	for _, b := range r.Best {
+		if slices.ContainsFunc(r.Unwritten, func(u bgp.Unwritten) bool { return u.Prefix == b.Prefix }) || slices.ContainsFunc(all, func(m calico.Remote) bool { return m.Dst == b.Prefix }) {
+			continue
+		}
+		all = append(all, calico.Remote{Dst: b.Prefix, Host: b.Peer, NextHop: b.NextHop})
+	}
+	return all
 }
 
 // await says which hosts' routes are not there yet.
