@@ -24,7 +24,7 @@ type measurement struct {
 	// are a scale, and not ranked.
 	baselines bool
 	disturbs  bool          // the lab is expected not to be well meanwhile
-	inTurns   bool          // a round's trials are under way at once, each going on for a turn
+	turn      time.Duration // a round's trials are under way at once, each going on for so long; 0: one after the other
 	cost      time.Duration // of a trial, about; 0: the trial's time
 	take      func(ctx context.Context, r *run, t *target, length time.Duration) (map[string]float64, error)
 }
@@ -41,23 +41,10 @@ func DefaultMeasurements() []string { return []string{"tcp1", "rr"} }
 
 // measurements are all there are.
 func measurements(s Settings) []measurement {
-	tcp := func(streams int) measurement {
-		name := fmt.Sprintf("tcp%d", streams)
-		title := fmt.Sprintf("%d TCP streams", streams)
-		if streams == 1 {
-			title = "1 TCP stream"
-		}
-		m := measurement{name: name, about: title + ", and the CPU that it costs", baselines: streams == 1, least: leastRounds,
-			metrics: []Metric{faster(name, title, "Gbit/s", name)}, take: takeTCP(name, streams)}
-		if streams == 1 {
-			cpu := quicker("cpu", "CPU of the whole machine", "µs/MB", name)
-			cpu.Better, cpu.Worse = "cheaper", "dearer"
-			m.metrics = append(m.metrics, cpu,
-				part("cpu-user", "the machine's user time", "µs/MB", name), part("cpu-system", "its system time", "µs/MB", name),
-				part("cpu-softirq", "its time in softirqs", "µs/MB", name), part("cpu-agents", "the agents' processes, all of their time", "µs/MB", name))
-		}
-		return m
-	}
+	cpu := quicker("cpu", "CPU of the whole machine", "µs/MB", "tcp1")
+	cpu.Better, cpu.Worse = "cheaper", "dearer"
+	several := fmt.Sprintf("tcp%d", s.Streams)
+	streams := fmt.Sprintf("%d TCP streams", s.Streams)
 	latency := func(name, title string) []Metric {
 		return []Metric{quicker(name, title+", median", "µs", name), part(name+"-p90", title+", 90 %", "µs", name),
 			part(name+"-p99", title+", 99 %", "µs", name), part(name+"-p99.9", title+", 99.9 %", "µs", name)}
@@ -85,13 +72,17 @@ func measurements(s Settings) []measurement {
 	agent.about, agent.take, agent.cost = agent.metrics[0].Title, takeRestart("agent-restart"), 1500*time.Millisecond
 	etcd.about, etcd.take, etcd.cost = etcd.metrics[0].Title, takeRestart("etcd-restart"), 2500*time.Millisecond
 	return []measurement{
-		tcp(1),
-		{name: "rr", about: "requests of 64 bytes that are answered, one after the other", baselines: true, inTurns: true, least: leastRounds,
+		{name: "tcp1", about: "1 TCP stream, and the CPU that it costs", baselines: true, turn: slice, least: leastRounds,
+			metrics: []Metric{faster("tcp1", "1 TCP stream", "Gbit/s", "tcp1"), cpu,
+				part("cpu-user", "the machine's user time", "µs/MB", "tcp1"), part("cpu-system", "its system time", "µs/MB", "tcp1"),
+				part("cpu-softirq", "its time in softirqs", "µs/MB", "tcp1"), part("cpu-agents", "the agents' processes, all of their time", "µs/MB", "tcp1")}, take: takeStream},
+		{name: "rr", about: "requests of 64 bytes that are answered, one after the other", baselines: true, turn: turn, least: leastRounds,
 			metrics: append(latency("rr", "request and answer"), withoutVerdict(faster("rr-rate", "requests answered", "/s", "rr"))), take: takeRequests("rr", iperf.RequestParams{})},
-		tcp(s.Streams),
+		{name: several, about: streams, least: leastRounds,
+			metrics: []Metric{faster(several, streams, "Gbit/s", several)}, take: takeTCP(several, s.Streams)},
 		{name: "rr-fixed", about: fmt.Sprintf("the same at %g a second", s.RequestRate), least: leastRounds,
 			metrics: latency("rr-fixed", fmt.Sprintf("request and answer at %g/s", s.RequestRate)), take: takeRequests("rr-fixed", iperf.RequestParams{Rate: s.RequestRate})},
-		{name: "crr", about: "a connection for each request", inTurns: true, least: leastRounds,
+		{name: "crr", about: "a connection for each request", turn: turn, least: leastRounds,
 			metrics: []Metric{faster("crr", "connections, each with a request and its answer", "/s", "crr")}, take: takeConnections},
 		{name: "pps", about: "the highest rate of 64-byte datagrams with a loss of 0.5 % at most", least: leastRounds, cost: 2500 * time.Millisecond,
 			metrics: []Metric{faster("pps", "64-byte datagrams, at most 0.5 % lost", "k/s", "pps")}, take: takePackets},
@@ -132,16 +123,70 @@ func choose(s Settings) ([]measurement, error) {
 	return chosen, nil
 }
 
-// takeTCP measures streams; with one also what it costs.
+// takeStream measures one stream, in slices that take up a turn each, and what
+// its turns cost.
+func takeStream(ctx context.Context, r *run, t *target, length time.Duration) (map[string]float64, error) {
+	agents, err := t.agents(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var used, before usage
+	var uerr error
+	read := func() (u usage) {
+		u, err := readUsage(agents)
+		uerr = firstOf(uerr, err)
+		return u
+	}
+	p := iperf.SliceParams{Duration: length, Omit: ramp, Slice: slice, Congestion: r.result.Settings.Congestion, Rest: t.Slow, Pin: r.processors}
+	if t.seat == nil {
+		before = read()
+	} else {
+		had := false
+		p.Turn = func(ctx context.Context) {
+			if had {
+				used = used.plus(read().since(before))
+			}
+			had = true
+			t.seat.take(ctx, time.Now())
+			before = read()
+		}
+	}
+	s, err := iperf.RunSlices(ctx, t.from, t.to, p)
+	used = used.plus(read().since(before))
+	if err := firstOf(err, uerr); err != nil {
+		return nil, err
+	}
+	if t.seat == nil {
+		r.used = r.used.plus(used)
+	}
+	perMB := 1e6 / (float64(s.Bytes) / 1e6)
+	return map[string]float64{"tcp1": middle(s.Speeds) * 8 / 1e9,
+		"cpu": used.busy() * perMB, "cpu-user": used.user * perMB, "cpu-system": used.system * perMB,
+		"cpu-softirq": (used.softirq + used.irq) * perMB, "cpu-agents": used.agents * perMB}, nil
+}
+
+// middle is the mean of the middle half. A few slices are hit by what others do
+// for longer than they last, and would decide on the mean of all.
+func middle(values []float64) float64 {
+	v := slices.Sorted(slices.Values(values))
+	v = v[len(v)/4 : len(v)-len(v)/4]
+	sum := 0.0
+	for _, x := range v {
+		sum += x
+	}
+	return sum / float64(len(v))
+}
+
+// takeTCP measures several streams.
 func takeTCP(name string, streams int) func(context.Context, *run, *target, time.Duration) (map[string]float64, error) {
 	return func(ctx context.Context, r *run, t *target, length time.Duration) (map[string]float64, error) {
 		agents, err := t.agents(ctx)
 		if err != nil {
 			return nil, err
 		}
+		p := iperf.Params{Duration: length, Omit: ramp, Interval: max(length, ramp), Streams: streams, Congestion: r.result.Settings.Congestion, Rest: t.Slow, Pin: r.processors}
 		var before, after usage
 		var uerr error
-		p := iperf.Params{Duration: length, Omit: ramp, Interval: max(length, ramp), Streams: streams, Congestion: r.result.Settings.Congestion, Rest: t.Slow, Pin: r.processors}
 		rep, err := iperf.Run(ctx, t.from, t.to, p, nil, func(i iperf.Interval) {
 			u, err := readUsage(agents)
 			if err != nil {
@@ -165,15 +210,8 @@ func takeTCP(name string, streams int) func(context.Context, *run, *target, time
 		if !rep.Delivered() {
 			return nil, fmt.Errorf("%s: %s -> %s: nothing arrived", t.Name, t.From, t.To)
 		}
-		used := after.since(before)
-		r.used = r.used.plus(used)
-		values := map[string]float64{name: rep.Sum.BitsPerSecond / 1e9}
-		if streams == 1 {
-			perMB := 1e6 / (float64(rep.Sum.Bytes) / 1e6)
-			values["cpu"], values["cpu-user"], values["cpu-system"] = used.busy()*perMB, used.user*perMB, used.system*perMB
-			values["cpu-softirq"], values["cpu-agents"] = (used.softirq+used.irq)*perMB, used.agents*perMB
-		}
-		return values, nil
+		r.used = r.used.plus(after.since(before))
+		return map[string]float64{name: rep.Sum.BitsPerSecond / 1e9}, nil
 	}
 }
 

@@ -275,7 +275,7 @@ func (r *run) round(ctx context.Context, m measurement, round int) error {
 		spent := time.Since(r.begun)
 		r.progress(Progress{Phase: phase, Round: round, Variant: variant, Spent: spent, Left: max(r.budget-spent, 0)})
 	}
-	if m.inTurns && len(takers) > 1 {
+	if m.turn > 0 && len(takers) > 1 {
 		progress("all in turn")
 		return r.together(ctx, m, takers, round, length)
 	}
@@ -305,7 +305,7 @@ func (r *run) together(ctx context.Context, m measurement, takers []*target, rou
 		return err
 	}
 	outcomes := make([]outcome, len(takers))
-	seats := newTurns(len(takers))
+	seats := newTurns(len(takers), m.turn)
 	var wg sync.WaitGroup
 	for i, t := range takers {
 		t.seat = seats[i]

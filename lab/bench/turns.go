@@ -12,9 +12,14 @@ import (
 // places faster than that meet the same.
 const turn = 10 * time.Millisecond
 
+// slice is that of a TCP stream, whose speed in one is a single value: of more
+// of them more can be left out.
+const slice = 5 * time.Millisecond
+
 // turns is a ring of trials that are under way at once, of which one goes on at
 // a time.
 type turns struct {
+	length time.Duration
 	mu     sync.Mutex // guards all below
 	seats  []*seat    // those that have not ended, in their order
 	holder *seat      // whose turn it is; nil when all have ended
@@ -27,9 +32,9 @@ type seat struct {
 	until time.Time     // the end of ours; zero while it is not
 }
 
-// newTurns is a ring of n; the first has its turn first.
-func newTurns(n int) []*seat {
-	ring := &turns{}
+// newTurns is a ring of n, for turns of a length; the first has its turn first.
+func newTurns(n int, length time.Duration) []*seat {
+	ring := &turns{length: length}
 	for range n {
 		ring.seats = append(ring.seats, &seat{ring: ring, given: make(chan struct{}, 1)})
 	}
@@ -55,7 +60,7 @@ func (s *seat) take(ctx context.Context, now time.Time) (waited bool) {
 	}
 	select {
 	case <-s.given:
-		s.until = time.Now().Add(turn)
+		s.until = time.Now().Add(s.ring.length)
 	case <-ctx.Done():
 	}
 	return true

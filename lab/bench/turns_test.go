@@ -16,7 +16,7 @@ func TestTurns(t *testing.T) {
 	var on atomic.Int32
 	var had [n]int
 	var wg sync.WaitGroup
-	for i, s := range newTurns(n) {
+	for i, s := range newTurns(n, turn) {
 		wg.Go(func() {
 			defer s.leave()
 			if i == 0 || i == 3 {
@@ -46,7 +46,7 @@ func TestTurns(t *testing.T) {
 // Who waits for a turn that does not come ends with the context.
 func TestTurnsEnd(t *testing.T) {
 	t.Parallel()
-	seats := newTurns(2)
+	seats := newTurns(2, turn)
 	ctx, cancel := context.WithCancel(t.Context())
 	seats[0].take(ctx, time.Now()) // and keeps it
 	done := make(chan bool)
@@ -57,4 +57,26 @@ func TestTurnsEnd(t *testing.T) {
 	}
 	seats[1].leave()
 	seats[0].leave()
+}
+
+// A few slices that others were in decide on nothing.
+func TestMiddle(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name   string
+		values []float64
+		want   float64
+	}{
+		{"one", []float64{7}, 7},
+		{"two", []float64{3, 5}, 4},
+		{"four", []float64{100, 3, 5, 0}, 4},
+		{"a quarter and less", []float64{4, 0, 6, 5, 0, 900, 5, 5, 5}, 4.8},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			if got := middle(tt.values); got != tt.want {
+				t.Errorf("middle(%v) = %v, want %v", tt.values, got, tt.want)
+			}
+		})
+	}
 }

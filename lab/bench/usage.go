@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -70,9 +69,8 @@ func parseMachine(data []byte) (u usage, err error) {
 	return usage{user: v[1] + v[2], system: v[3], idle: v[4] + v[5], irq: v[6], softirq: v[7], steal: v[8]}, nil
 }
 
-// processTime is the CPU time of a process. The sum of its threads' run times
-// (/proc/PID/task/*/schedstat) is exact; that of threads that have ended is not
-// in it, so agents whose threads come and go have a little more.
+// processTime is the CPU time of a process: all of it by the process's own
+// clock (clock_getcpuclockid(3)), which is exact, the user time in ticks.
 func processTime(pid int) (all, user float64, err error) {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if gone(err) {
@@ -84,23 +82,10 @@ func processTime(pid int) (all, user float64, err error) {
 	if all, user, err = parseProcess(data); err != nil {
 		return 0, 0, fmt.Errorf("/proc/%d/stat: %w", pid, err)
 	}
-	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
-	if err != nil {
-		return 0, 0, err
-	}
-	var exact float64
-	for _, t := range threads {
-		data, err := os.ReadFile(t)
-		if err != nil {
-			continue // it ended, or this kernel does not count
-		}
-		ran, _, _ := strings.Cut(string(data), " ")
-		if ns, err := strconv.ParseUint(ran, 10, 64); err == nil {
-			exact += float64(ns) / 1e9
-		}
-	}
-	if exact > 0 {
-		all = exact
+	const scheduled = 2 // CPUCLOCK_SCHED
+	var ts unix.Timespec
+	if err := unix.ClockGettime(int32(^pid<<3|scheduled), &ts); err == nil { // else it ended just now
+		all = float64(ts.Nano()) / 1e9
 	}
 	return all, user, nil
 }

@@ -57,7 +57,7 @@ func (r *Report) describe(streams []*stream, p Params) error {
 }
 
 func newStream(id int, p Params) *stream {
-	return &stream{id: id, from: -1, to: -1, params: p, cookie: rand.Uint64()}
+	return &stream{id: id, from: -1, to: -1, params: p, cookie: rand.Uint64(), made: time.Now()}
 }
 
 // closeAll closes streams that have ended or were never started.

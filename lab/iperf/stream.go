@@ -23,6 +23,8 @@ type stream struct {
 	wg       sync.WaitGroup
 	sent     atomic.Int64 // bytes
 	arrived  atomic.Int64
+	readAt   atomic.Int64 // TCP: when the last bytes arrived, in ns since made
+	made     time.Time
 	packets  atomic.Int64 // UDP: sent
 	seen     published
 	allSent  chan struct{} // closed when the sender has ended
@@ -39,11 +41,15 @@ type published struct {
 
 // start starts both ends once begin is closed.
 func (s *stream) start(begin <-chan struct{}) {
-	s.allSent = make(chan struct{})
 	send, receive := s.sendTCP, s.receiveTCP
 	if s.params.UDP {
 		send, receive = s.sendUDP, s.receiveUDP
 	}
+	s.startWith(begin, send, receive)
+}
+
+func (s *stream) startWith(begin <-chan struct{}, send, receive func() error) {
+	s.allSent = make(chan struct{})
 	s.wg.Go(func() {
 		defer close(s.allSent)
 		s.sender = onThread(begin, s.params.processor(s.id-1), send, s.fail)

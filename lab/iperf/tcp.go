@@ -127,6 +127,9 @@ func (s *stream) sendTCP() error {
 	rested := begin
 	for units := int64(0); !s.stopping.Load(); units++ {
 		if s.params.Rest > 0 && time.Since(rested) > restEvery {
+			if err := s.drain(); err != nil {
+				return err
+			}
 			s.rest(time.Since(rested))
 			rested = time.Now()
 		}
@@ -141,16 +144,8 @@ func (s *stream) sendTCP() error {
 				return err
 			}
 		}
-		for left := buf; len(left) > 0; {
-			n, err := send(s.from, left)
-			if errors.Is(err, unix.EINTR) {
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			s.sent.Add(int64(n))
-			left = left[n:]
+		if err := s.sendBlock(buf); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -168,14 +163,9 @@ func ready(fd int, events int16) error {
 // restEvery is how long a sender that has to rest works in between.
 const restEvery = 25 * time.Millisecond
 
-// rest lets all that was sent arrive, which goes on at the path's speed, and
-// then does nothing for as long as worked asks for.
+// rest does nothing for as long as worked asks for. All that was sent has
+// arrived by then.
 func (s *stream) rest(worked time.Duration) {
-	drained := time.Now()
-	for s.arrived.Load() < s.sent.Load() && !s.stopping.Load() {
-		nap(10 * time.Microsecond)
-	}
-	worked += time.Since(drained)
 	until := time.Now().Add(time.Duration(float64(worked) * s.params.Rest / (1 - s.params.Rest)))
 	for d := time.Until(until); d > 0 && !s.stopping.Load(); d = time.Until(until) {
 		nap(d)
@@ -221,6 +211,7 @@ func (s *stream) receiveTCP() error {
 			if n == 0 {
 				return nil
 			}
+			s.readAt.Store(int64(time.Since(s.made)))
 			s.arrived.Add(int64(n))
 			left = left[n:]
 		}

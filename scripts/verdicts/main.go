@@ -137,7 +137,7 @@ func count(ctx context.Context, labctl, file string, all map[string]*tally) erro
 	}
 	wrong, found := false, false // by any metric
 	for _, m := range r.Analysis.Metrics {
-		if m.Plain || m.Name == "cpu" { // resting costs no CPU
+		if m.Plain || m.Name == "cpu" { // to hold back costs other CPU than to work
 			continue
 		}
 		t := all[m.Name]
