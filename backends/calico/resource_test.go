@@ -17,7 +17,7 @@ func TestConfigValues(t *testing.T) {
 				t.Fatal(err)
 			}
 			got, err := parseConfig(func(key string) []byte { return []byte(values[key]) })
-			if both := e != None && routes == BGP; both != (err != nil) || both && !strings.Contains(err.Error(), "without encapsulation") {
+			if both := e.vxlan() && routes == BGP; both != (err != nil) || both && !strings.Contains(err.Error(), "without encapsulation or with IPIP only") {
 				t.Errorf("%s, routes by %s: %v", e, routes, err)
 			}
 			if got != c {
