@@ -63,8 +63,8 @@ func (n *nodeChange) late() error {
 		return &lab.Failure{Kind: lab.Interrupted, Err: fmt.Errorf("%s: interrupted", n.r.Node)}
 	}
 	err := fmt.Errorf("%s: node %s is done, but after %v not all others know", n.r.Node, n.r.Action, n.r.Timeout)
-	for _, r := range n.reasons() {
-		err = fmt.Errorf("%w; %s", err, r)
+	if reasons := n.reasons(); len(reasons) > 0 {
+		err = fmt.Errorf("%w; %s", err, lab.FirstOf(reasons))
 	}
 	return &lab.Failure{Kind: lab.TimedOut, Err: err, Cure: "labctl status tells what is missing; --timeout gives it longer"}
 }
