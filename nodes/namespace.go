@@ -27,9 +27,9 @@ type Namespace struct {
 	viewErr error
 }
 
-// NewNamespace creates a network namespace. Nothing in it is up, not even lo.
-func NewNamespace(name string) (*Namespace, error) {
-	all, err := NewNamespaces([]string{name})
+// NewNamespace is NewNamespaces for one.
+func NewNamespace(name string, settings ...Sysctl) (*Namespace, error) {
+	all, err := NewNamespaces([]string{name}, settings...)
 	if err != nil {
 		return nil, err
 	}
@@ -38,7 +38,12 @@ func NewNamespace(name string) (*Namespace, error) {
 
 // NewNamespaces creates one network namespace for each name, all or none of
 // them, on one thread: the kernel creates namespaces one at a time anyway.
-func NewNamespaces(names []string) ([]*Namespace, error) {
+// Nothing in them is up, not even lo. They begin with the settings, none of a
+// device. Whoever writes those later may wait long: the kernel tries writes of
+// disable_ipv6 and forwarding again and again, never asleep, while anybody
+// changes a device, address or route anywhere (restart_syscall,
+// net/ipv6/addrconf.c).
+func NewNamespaces(names []string, settings ...Sysctl) ([]*Namespace, error) {
 	var all []*Namespace
 	err := onThread(func() error {
 		return thereAndBack(func() error {
@@ -51,6 +56,9 @@ func NewNamespaces(names []string) ([]*Namespace, error) {
 					return fmt.Errorf("%s: open network namespace: %w", name, err)
 				}
 				all = append(all, &Namespace{name: name, file: f})
+				if err := writeAll(settings); err != nil {
+					return fmt.Errorf("%s: %w", name, err)
+				}
 			}
 			return nil
 		})

@@ -139,3 +139,19 @@ func (t sysctlTrees) write(key, value string) error {
 	_, err = unix.Write(fd, []byte(value))
 	return errors.Join(err, unix.Close(fd))
 }
+
+// writeAll writes settings of the thread's namespace.
+func writeAll(settings []Sysctl) error {
+	t := sysctlTrees{}
+	defer t.close()
+	for _, s := range settings {
+		err := t.write(s.Key, s.Value)
+		if errors.Is(err, unix.ENOENT) && t.vacuous(s) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("sysctl %s: write %s: %w", s.Key, s.Value, err)
+		}
+	}
+	return nil
+}

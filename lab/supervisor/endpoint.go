@@ -10,7 +10,9 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 
 	"labctl/lab"
@@ -39,7 +41,7 @@ type endpoint struct {
 // open creates namespaces, puts them on record, and only then gives them names
 // outside: whatever dies in between, `down` knows what to look for.
 func (s *Supervisor) open(names []string) error {
-	all, err := nodes.NewNamespaces(names)
+	all, err := s.newNamespaces(names)
 	if err != nil {
 		return err
 	}
@@ -103,6 +105,31 @@ func (s *Supervisor) open(names []string) error {
 		}
 	}
 	return nil
+}
+
+// newNamespaces creates namespaces with the settings that their states will ask
+// for, in the order of names.
+func (s *Supervisor) newNamespaces(names []string) ([]*nodes.Namespace, error) {
+	var all []*nodes.Namespace
+	for _, name := range names {
+		made, err := nodes.NewNamespace(name, forwarding(s.forwards(name))...)
+		if err != nil {
+			for _, ns := range all {
+				ns.Close()
+			}
+			return nil, err
+		}
+		all = append(all, made)
+	}
+	return all, nil
+}
+
+// forwards says whether an endpoint passes on others' packets: nodes and
+// routers do.
+func (s *Supervisor) forwards(name string) bool {
+	segment := slices.ContainsFunc(s.plan.Segments, func(p lab.SegmentPlan) bool { return p.Name == name })
+	container := strings.Contains(name, ".")
+	return !segment && !container && name != etcdName && name != internetName
 }
 
 // makeNamesDir makes the directory of the names outside, if one is needed and
