@@ -332,13 +332,19 @@ func TestOwnForwarding(t *testing.T) {
 // from then on, and its settings, wake nobody.
 func TestDeviceMatters(t *testing.T) {
 	own := interest{names: map[string]bool{"lo": true, "eth0": true}, refs: map[int]bool{1: true, 2: true}, others: map[int]string{3: "cni0"}}
-	link := func(kind uint16, index byte, name string) func(*monitor, interest) bool {
+	port := func(kind uint16, index byte, name string, master uint32) func(*monitor, interest) bool {
 		r := request{kind: kind}
+		if master != 0 {
+			r.attr(unix.IFLA_MASTER, binary.NativeEndian.AppendUint32(nil, master))
+		}
 		if name != "" {
 			r.attr(unix.IFLA_IFNAME, append([]byte(name), 0))
 		}
 		body := append([]byte{0, 0, 0, 0, index, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, r.attrs...)
 		return func(m *monitor, in interest) bool { return m.link(in, kind, body) }
+	}
+	link := func(kind uint16, index byte, name string) func(*monitor, interest) bool {
+		return port(kind, index, name, 0)
 	}
 	device := func(index int) func(*monitor, interest) bool {
 		return func(m *monitor, in interest) bool { return !m.foreign(in, index) }
@@ -365,6 +371,8 @@ func TestDeviceMatters(t *testing.T) {
 		{"of somebody else", own, []step{{"changes", link(up, 3, "cni0"), false}, {"address", device(3), false}, {"setting", setting(3), false}}},
 		{"a new one of somebody else", own, []step{{"address first", device(8), true}, {"comes", link(up, 8, "flannel.1"), false}, {"address", device(8), false},
 			{"takes our name", link(up, 8, "eth0"), true}, {"address", device(8), true}}},
+		{"one that was there", own, []step{{"takes our name", link(up, 3, "eth0"), true}, {"address", device(3), true}}},
+		{"a port", own, []step{{"of ours", port(up, 8, "veth1", 2), true}, {"of somebody else's", port(up, 9, "veth2", 3), false}}},
 		{"that the next State speaks of", own.with(State{Addrs: []Addr{{Dev: "cni0"}, {Dev: "veth1"}}}), []step{{"there", device(3), true},
 			{"comes", link(up, 8, "veth1"), true}, {"another", link(up, 9, "veth2"), false}}},
 		{"a number that is used again", own, []step{{"comes", link(up, 8, "a"), false}, {"goes", link(down, 8, "a"), false}, {"address of another", device(8), true}}},

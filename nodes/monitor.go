@@ -138,8 +138,8 @@ type monitor struct {
 	rt     *os.File
 	nft    *os.File    // nil until there are tables
 	nftHit atomic.Bool // there was a notification since tablesTouched
-	// others are names of devices that came after the last pass and are none
-	// of the State's. It belongs to the goroutine that reads rt.
+	// others are names of devices that came or changed since it listens. It
+	// belongs to the goroutine that reads rt.
 	others map[int]string
 }
 
@@ -339,21 +339,22 @@ func (m *monitor) matters(b []byte) bool {
 }
 
 // link says whether a message about a device matters: one that the State does
-// not speak of is somebody else's, and so is what will be told of it.
+// not speak of is somebody else's, and so is what will be told of it, unless it
+// is a port of a device of the State's.
 func (m *monitor) link(in interest, kind uint16, body []byte) bool {
 	if len(body) < unix.SizeofIfInfomsg || in.names == nil {
 		return true
 	}
 	index := int(binary.NativeEndian.Uint32(body[4:]))
-	name := unix.ByteSliceToString(attrIn(body[unix.SizeofIfInfomsg:], unix.IFLA_IFNAME))
+	attrs := body[unix.SizeofIfInfomsg:]
+	name := unix.ByteSliceToString(attrIn(attrs, unix.IFLA_IFNAME))
 	delete(m.others, index)
-	if name == "" || in.refs[index] || in.names[name] {
-		return true
+	if kind == unix.RTM_NEWLINK && name != "" {
+		m.others[index] = name // also of one whose new name is one of ours
 	}
-	if kind == unix.RTM_NEWLINK {
-		m.others[index] = name
-	}
-	return false
+	master := attrIn(attrs, unix.IFLA_MASTER)
+	return name == "" || in.refs[index] || in.names[name] ||
+		len(master) >= 4 && in.refs[int(binary.NativeEndian.Uint32(master))] // somebody's port of our bridge
 }
 
 // foreign says whether a device is known to be one that the State does not

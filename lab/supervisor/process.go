@@ -147,7 +147,7 @@ func (p *process) keep(ctx context.Context) {
 
 // live runs the process once. The error says how it ended.
 func (p *process) live(ctx context.Context) error {
-	log, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	log, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
 	}
