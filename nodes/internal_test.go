@@ -417,8 +417,8 @@ func TestSysctlTrees(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if len(a.trees) != 1 {
-		t.Errorf("%d directories are open, want that of net/ipv4", len(a.trees))
+	if len(a.ns.trees.dirs) != 1 {
+		t.Errorf("%d directories are open, want that of net/ipv4", len(a.ns.trees.dirs))
 	}
 	for range 2 {
 		s := State{Links: []Link{Bridge{LinkAttrs: LinkAttrs{Name: "br0"}}}, Sysctls: []Sysctl{{Key: "net/ipv4/conf/br0/rp_filter", Value: "2"}}}
@@ -433,8 +433,8 @@ func TestSysctlTrees(t *testing.T) {
 	if _, err := a.Apply(t.Context()); err == nil || !strings.Contains(err.Error(), "net/nothing/at/all") {
 		t.Errorf("a setting that is not there: %v", err)
 	}
-	if err := a.Close(); err != nil || len(a.trees) > 0 {
-		t.Errorf("after Close %d directories are open: %v", len(a.trees), err)
+	if err := a.ns.Close(); err != nil || len(a.ns.trees.dirs) > 0 {
+		t.Errorf("after Close %d directories are open: %v", len(a.ns.trees.dirs), err)
 	}
 }
 

@@ -57,9 +57,9 @@ func TestTelling(t *testing.T) {
 // nothing else of it.
 func TestWithoutIPv6(t *testing.T) {
 	t.Parallel()
-	without, with := sysctlTrees{"net/ipv4": 3}, sysctlTrees{"net/ipv4": 3, "net/ipv6": 4}
+	without, with := &sysctlTrees{dirs: map[string]int{"net/ipv4": 3}}, &sysctlTrees{dirs: map[string]int{"net/ipv4": 3, "net/ipv6": 4}}
 	for _, tt := range []struct {
-		trees sysctlTrees
+		trees *sysctlTrees
 		s     Sysctl
 		want  bool
 	}{
@@ -70,7 +70,7 @@ func TestWithoutIPv6(t *testing.T) {
 		{with, Sysctl{Key: "net/ipv6/conf/gone0/disable_ipv6", Value: "1"}, false},
 	} {
 		if got := tt.trees.vacuous(tt.s); got != tt.want {
-			t.Errorf("%s = %s with %v: vacuous %v, want %v", tt.s.Key, tt.s.Value, tt.trees, got, tt.want)
+			t.Errorf("%s = %s with %v: vacuous %v, want %v", tt.s.Key, tt.s.Value, tt.trees.dirs, got, tt.want)
 		}
 	}
 }

@@ -22,6 +22,8 @@ type Namespace struct {
 	// need not be moved, so Do works there without privilege.
 	own bool
 
+	trees sysctlTrees
+
 	viewMu  sync.Mutex // guards view and viewErr
 	view    *View
 	viewErr error
@@ -55,8 +57,9 @@ func NewNamespaces(names []string, settings ...Sysctl) ([]*Namespace, error) {
 				if err != nil {
 					return fmt.Errorf("%s: open network namespace: %w", name, err)
 				}
-				all = append(all, &Namespace{name: name, file: f})
-				if err := writeAll(settings); err != nil {
+				n := &Namespace{name: name, file: f}
+				all = append(all, n)
+				if err := n.trees.writeAll(settings); err != nil {
 					return fmt.Errorf("%s: %w", name, err)
 				}
 			}
@@ -110,6 +113,7 @@ func (n *Namespace) Inode() (uint64, error) {
 
 // Close lets go of the namespace and its view. Processes keep what they are in.
 func (n *Namespace) Close() error {
+	n.trees.close()
 	n.viewMu.Lock()
 	defer n.viewMu.Unlock()
 	if n.view == nil {

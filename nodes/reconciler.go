@@ -54,8 +54,7 @@ type Reconciler struct {
 	batch   *batch
 	ports   []uint32         // h's and batch's, the origin of our own notifications
 	eth     *ethtool.Ethtool // nil until needed
-	trees   sysctlTrees
-	plain   map[int]bool // indices of links whose offloads are known to be off
+	plain   map[int]bool     // indices of links whose offloads are known to be off
 	made    memory
 	// neighbours is what the last list of them gave, and what passes have done
 	// since; nil when somebody else may have changed them, until a pass has
@@ -97,7 +96,7 @@ func NewReconciler(ns *Namespace, o Owner) (*Reconciler, error) {
 		return nil, fmt.Errorf("%s: open netlink socket: %w", ns.name, err)
 	}
 	return &Reconciler{
-		ns: ns, owner: o, h: h, batch: b, ports: []uint32{portOf(h), b.port}, made: newMemory(), first: true, trees: sysctlTrees{},
+		ns: ns, owner: o, h: h, batch: b, ports: []uint32{portOf(h), b.port}, made: newMemory(), first: true,
 		plain: map[int]bool{}, touched: map[int]bool{},
 		wake: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 	}, nil
@@ -166,7 +165,6 @@ func (r *Reconciler) Close() error {
 		r.eth.Close()
 		r.eth = nil
 	}
-	r.trees.close()
 	return nil
 }
 

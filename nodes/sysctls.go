@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -41,8 +42,8 @@ func (p *pass) sysctls(devices, others bool) {
 			if p.ctx.Err() != nil {
 				return nil
 			}
-			have, err := p.r.trees.read(s.Key)
-			if errors.Is(err, unix.ENOENT) && p.r.trees.vacuous(s) {
+			have, err := p.r.ns.trees.read(s.Key)
+			if errors.Is(err, unix.ENOENT) && p.r.ns.trees.vacuous(s) {
 				continue
 			}
 			if err != nil {
@@ -51,7 +52,7 @@ func (p *pass) sysctls(devices, others bool) {
 			}
 			if have != strings.Join(strings.Fields(s.Value), " ") {
 				ch := Change{Modify, "sysctl", s.Key, fmt.Sprintf("%s, want %s", have, s.Value)}
-				p.do(ch, "write "+s.Value, func() error { return p.r.trees.write(s.Key, s.Value) })
+				p.do(ch, "write "+s.Value, func() error { return p.r.ns.trees.write(s.Key, s.Value) })
 			}
 		}
 		return nil
@@ -68,11 +69,15 @@ func (p *pass) sysctls(devices, others bool) {
 // setting. What is below belongs to the namespace, and is found at once.
 //
 // They are used on a thread that is in the namespace: on another the kernel
-// finds the same files, but makes their entries anew each time.
-type sysctlTrees map[string]int
+// finds the same files, but makes their entries anew each time. Reconcilers of
+// one namespace share them.
+type sysctlTrees struct {
+	mu   sync.Mutex // held while a file is opened and used
+	dirs map[string]int
+}
 
 // split is the directory that is kept open for a setting, and its path below.
-func (t sysctlTrees) split(key string) (dir, path string) {
+func (t *sysctlTrees) split(key string) (dir, path string) {
 	at := strings.IndexByte(key, '/') // net/
 	if next := strings.IndexByte(key[at+1:], '/'); next >= 0 {
 		at += 1 + next
@@ -80,22 +85,25 @@ func (t sysctlTrees) split(key string) (dir, path string) {
 	return key[:at], key[at+1:]
 }
 
-// open opens a setting's file.
-func (t sysctlTrees) open(key string, flags int) (int, error) {
+// open opens a setting's file. t.mu is held.
+func (t *sysctlTrees) open(key string, flags int) (int, error) {
 	for again := false; ; again = true {
 		dir, path := t.split(key)
-		tree, open := t[dir]
+		tree, open := t.dirs[dir]
 		if !open {
 			var err error
 			if tree, err = unix.Open("/proc/sys/"+dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
 				return -1, err
 			}
-			t[dir] = tree
+			if t.dirs == nil {
+				t.dirs = map[string]int{}
+			}
+			t.dirs[dir] = tree
 		}
 		fd, err := unix.Openat(tree, path, flags|unix.O_CLOEXEC, 0)
 		if err == unix.ENOENT && !again {
 			// A module that was loaded anew has a directory anew.
-			t.close()
+			t.drop()
 			continue
 		}
 		return fd, err
@@ -104,20 +112,31 @@ func (t sysctlTrees) open(key string, flags int) (int, error) {
 
 // vacuous says whether a setting that could not be found turns IPv6 off where
 // there is none: not in this kernel, or off since it began (ipv6.disable=1).
-func (t sysctlTrees) vacuous(s Sysctl) bool {
+func (t *sysctlTrees) vacuous(s Sysctl) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	dir, path := t.split(s.Key)
-	_, there := t[dir]
+	_, there := t.dirs[dir]
 	return dir == "net/ipv6" && !there && strings.HasSuffix(path, "/disable_ipv6") && s.Value == "1"
 }
 
-func (t sysctlTrees) close() {
-	for _, fd := range t {
-		unix.Close(fd)
-	}
-	clear(t)
+func (t *sysctlTrees) close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.drop()
 }
 
-func (t sysctlTrees) read(key string) (string, error) {
+// drop is close for who holds t.mu.
+func (t *sysctlTrees) drop() {
+	for _, fd := range t.dirs {
+		unix.Close(fd)
+	}
+	clear(t.dirs)
+}
+
+func (t *sysctlTrees) read(key string) (string, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	fd, err := t.open(key, unix.O_RDONLY)
 	if err != nil {
 		return "", err
@@ -131,7 +150,9 @@ func (t sysctlTrees) read(key string) (string, error) {
 	return strings.Join(strings.Fields(string(buf[:n])), " "), nil
 }
 
-func (t sysctlTrees) write(key, value string) error {
+func (t *sysctlTrees) write(key, value string) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	fd, err := t.open(key, unix.O_WRONLY)
 	if err != nil {
 		return err
@@ -140,10 +161,8 @@ func (t sysctlTrees) write(key, value string) error {
 	return errors.Join(err, unix.Close(fd))
 }
 
-// writeAll writes settings of the thread's namespace.
-func writeAll(settings []Sysctl) error {
-	t := sysctlTrees{}
-	defer t.close()
+// writeAll writes settings.
+func (t *sysctlTrees) writeAll(settings []Sysctl) error {
 	for _, s := range settings {
 		err := t.write(s.Key, s.Value)
 		if errors.Is(err, unix.ENOENT) && t.vacuous(s) {
