@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"reflect"
 	"slices"
 	"sync"
@@ -18,7 +19,8 @@ const (
 	healedFor  = 10 * time.Second      // how long Report tells what was healed
 	coalesce   = 20 * time.Millisecond // from a notification to the pass it causes
 	resync     = 30 * time.Second      // a pass without any reason
-	settle     = time.Second           // without a Set, after Alone
+	settle     = time.Second           // after Alone
+	spread     = 5 * time.Second       // in which many begin to listen
 	minBackoff = 100 * time.Millisecond
 	maxBackoff = 5 * time.Second
 )
@@ -72,13 +74,13 @@ type Reconciler struct {
 	keepDown map[string]bool // devices that are off on purpose
 	report   Report
 	interest interest
-	monitor  *monitor // while Run listens
-	watched  bool     // the monitor listens: plain and neighbours may be relied on
-	alone    bool     // so may they, says Alone
-	many     bool
-	covered  bool         // a pass has applied want, or tried to
-	tables   bool         // the next pass that is applied has to look at the nftables tables
-	touched  map[int]bool // indices of links that changed since the last pass
+	monitor  *monitor        // while Run listens
+	watched  bool            // the monitor listens: plain and neighbours may be relied on
+	alone    bool            // so may they, says Alone
+	filled   <-chan struct{} // closed when it is time to listen; nil for at once
+	covered  bool            // a pass has applied want, or tried to
+	tables   bool            // the next pass that is applied has to look at the nftables tables
+	touched  map[int]bool    // indices of links that changed since the last pass
 	// neighTouched: a neighbour that matters changed, or may have.
 	neighTouched bool
 }
@@ -104,18 +106,18 @@ func NewReconciler(ns *Namespace, o Owner) (*Reconciler, error) {
 
 // Alone says that the namespace is a new one, in which nobody else changes what
 // the State will speak of until Run listens: the passes until then need not list
-// what they have made. Run listens, and a second later looks at it all.
+// what they have made. Run listens at once, and a second later looks at it all.
 //
-// many says that the namespace is one of many that are filled at once. Run then
-// begins to listen when nothing was Set for a second, and looks at it all when
-// it does so anyway, every 30 s. The kernel offers each notification
-// to every socket of the machine that listens to rtnetlink, whatever its
-// namespace (netlink_broadcast_filtered, net/netlink/af_netlink.c): to listen in
-// many while they are filled costs the cube of their number.
-func (r *Reconciler) Alone(many bool) {
+// With a channel, Run listens soon after that is closed, and looks at it all when it
+// does so anyway, every 30 s. It is for one of many namespaces that are filled
+// at once. The kernel offers each notification to every socket of the machine
+// that listens to rtnetlink, whatever its namespace (netlink_broadcast_filtered,
+// net/netlink/af_netlink.c): to listen in many while they are filled costs the
+// cube of their number.
+func (r *Reconciler) Alone(filled <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.alone, r.many = r.monitor == nil, many
+	r.alone, r.filled = r.monitor == nil, filled
 }
 
 // listen opens the monitor.
@@ -392,7 +394,7 @@ func (r *Reconciler) publish(rep Report) {
 // What goes wrong is told by Report and tried again.
 func (r *Reconciler) Run(ctx context.Context) error {
 	r.mu.Lock()
-	alone, many := r.alone, r.alone && r.many
+	alone, filled := r.alone, r.filled
 	r.mu.Unlock()
 	var m *monitor // nil until it listens
 	var events <-chan struct{}
@@ -402,7 +404,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		}
 		return err
 	}
-	if !many {
+	if filled == nil {
 		if err := listen(); err != nil {
 			return err
 		}
@@ -411,9 +413,9 @@ func (r *Reconciler) Run(ctx context.Context) error {
 
 	resyncs := time.NewTicker(resync)
 	defer resyncs.Stop()
-	settled := time.NewTimer(settle) // after Alone
+	settled := time.NewTimer(settle)
 	defer settled.Stop()
-	if !alone {
+	if !alone || filled != nil {
 		settled.Stop()
 	}
 	again := time.NewTimer(0) // the next pass for any other reason than Set
@@ -426,9 +428,6 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-r.wake:
-			if m == nil {
-				settled.Reset(settle)
-			}
 			if r.isCovered() {
 				continue // by an Apply
 			}
@@ -436,6 +435,10 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		case <-resyncs.C:
 			tables = true
 			r.forget()
+		case <-filled:
+			filled = nil
+			settled.Reset(rand.N(spread)) // not all at the same time
+			continue
 		case <-settled.C:
 			if m == nil {
 				if err := listen(); err != nil {
@@ -463,7 +466,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		}
 		// A pass that only looks reports what it finds, so it looks everywhere.
 		held := r.isHeld()
-		tables = m == nil || m.tablesTouched() || tables || held
+		tables = m != nil && m.tablesTouched() || tables || held
 		p, err := r.pass(ctx, !held, !tables)
 		if p == nil && err != nil {
 			return err

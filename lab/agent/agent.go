@@ -77,6 +77,7 @@ type Agent struct {
 	underlay nodes.Underlay
 	calls    storeCalls
 	ordered  chan struct{}                 // capacity 1: there is an order to look at
+	up       chan struct{}                 // closed when an order says so
 	beside   []func(context.Context) error // what runs beside system.follow, until the context ends
 
 	mu         sync.Mutex        // guards all below
@@ -109,7 +110,7 @@ func Run(ctx context.Context, c Config) error {
 	if c.LeaseTTL <= 0 {
 		c.LeaseTTL = backends.DefaultTTL
 	}
-	a := &Agent{Config: c, pending: map[uint64]leasesKnown{}, ordered: make(chan struct{}, 1)}
+	a := &Agent{Config: c, pending: map[uint64]leasesKnown{}, ordered: make(chan struct{}, 1), up: make(chan struct{})}
 	var err error
 	if a.system, err = a.newSystem(); err != nil {
 		cancel(nil)
@@ -173,7 +174,7 @@ func Run(ctx context.Context, c Config) error {
 	}
 	defer r.Close()
 	if a.begins && a.expected() >= many {
-		r.Alone(true)
+		r.Alone(a.up)
 	}
 	a.mu.Lock()
 	a.reconciler = r
@@ -218,7 +219,7 @@ func Run(ctx context.Context, c Config) error {
 // obey follows the supervisor's orders until the stream ends. store is closed
 // when etcd answers for the first time.
 func (a *Agent) obey(store chan<- struct{}) {
-	told := false
+	told, up := false, false
 	for {
 		var o Order
 		if _, err := a.control.Receive(&o); err != nil {
@@ -252,6 +253,10 @@ func (a *Agent) obey(store chan<- struct{}) {
 		if o.Store && !told {
 			told = true
 			close(store)
+		}
+		if o.Up && !up {
+			up = true
+			close(a.up)
 		}
 	}
 }

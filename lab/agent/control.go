@@ -78,6 +78,8 @@ type Order struct {
 	// Hosts is how many agents are to run in the lab: with fewer leases, more
 	// are about to come.
 	Hosts int `json:"hosts"`
+	// Up is true once the lab has come up, or has not in time.
+	Up bool `json:"up,omitempty"`
 	// Hold stops healing.
 	Hold bool `json:"hold"`
 	// Down are devices that are switched off on purpose.

@@ -35,7 +35,7 @@ func FuzzOrder(f *testing.F) {
 			t.Fatal(err)
 		}
 		theirs.Close() // which ends obey once it has read the order
-		a := &Agent{Config: Config{Node: "node1", Log: slog.New(slog.DiscardHandler)}, control: ours, ordered: make(chan struct{}, 1)}
+		a := &Agent{Config: Config{Node: "node1", Log: slog.New(slog.DiscardHandler)}, control: ours, ordered: make(chan struct{}, 1), up: make(chan struct{})}
 		store := make(chan struct{})
 		a.obey(store)
 

@@ -82,6 +82,7 @@ type flock struct {
 const (
 	many        = 16                    // hosts; fewer do not get in each other's way
 	perMissing  = 10 * time.Millisecond // between two counts, for each lease that is missing
+	perStalled  = 30 * time.Millisecond // without any new lease, for each host: then the rest does not come
 	mostBetween = time.Second
 	nearlyAll   = 20 // when one of so many is missing, events are cheaper than waiting
 )
@@ -89,7 +90,7 @@ const (
 // stalled is how long no lease comes in a start that does not get on: longer
 // than the time between two counts.
 func stalled(hosts int) time.Duration {
-	return max(time.Duration(hosts)*perMissing, 2*mostBetween)
+	return max(time.Duration(hosts)*perStalled, 2*mostBetween)
 }
 
 // left is how long to wait for the next lease at most: 0 when all are there, or

@@ -92,7 +92,7 @@ func (s *Supervisor) orderOf(h *host) (agent.Order, bool) {
 	if s.paused(h.plan.Name) {
 		return agent.Order{}, false
 	}
-	o := agent.Order{Store: s.etcdReady, Hosts: s.running(), Hold: h.held, Down: h.down, Ask: s.asked, BGP: s.speaker(h.name, h.plan.Speaker)}
+	o := agent.Order{Store: s.etcdReady, Hosts: s.running(), Up: s.isUp(), Hold: h.held, Down: h.down, Ask: s.asked, BGP: s.speaker(h.name, h.plan.Speaker)}
 	if o.BGP != nil {
 		o.Out = s.outs()
 	}

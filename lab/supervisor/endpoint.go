@@ -45,6 +45,10 @@ func (s *Supervisor) open(names []string) error {
 	if err != nil {
 		return err
 	}
+	var filled <-chan struct{}
+	if len(names) > crowd {
+		filled = s.up
+	}
 	rec := s.recordCopy()
 	made := map[string]*endpoint{}
 	links := map[string]string{}
@@ -66,7 +70,7 @@ func (s *Supervisor) open(names []string) error {
 			if err != nil {
 				return err
 			}
-			r.Alone(len(names) > crowd)
+			r.Alone(filled)
 			made[names[i]] = &endpoint{name: names[i], ns: ns, inode: inode, reconciler: r, impairer: nodes.NewImpairer(ns), web: newWeb(), cancel: func() {}}
 		}
 		if err := checkFree(links); err != nil {

@@ -36,7 +36,7 @@ func (s *Supervisor) follow(ctx context.Context) {
 		s.evaluate(ctx)
 		// In a lab of hundreds of hosts a look at all takes a while, and as it
 		// comes up there is always a reason for another.
-		rest.Reset(evaluateRest * time.Since(from))
+		rest.Reset(min(evaluateRest*time.Since(from), mostRest))
 		select {
 		case <-ctx.Done():
 			return
@@ -55,8 +55,12 @@ func (s *Supervisor) follow(ctx context.Context) {
 }
 
 // evaluateRest is how many times as long as it took an evaluation is followed
-// by none.
-const evaluateRest = 10
+// by none, and mostRest the most of it: one that waited for a processor while
+// hundreds of agents start may have taken seconds.
+const (
+	evaluateRest = 10
+	mostRest     = 500 * time.Millisecond
+)
 
 // giveUp tells those who wait for the build what is missing. The lab stays as
 // it is, for a look with `labctl status`, unless the command that waits takes
@@ -67,8 +71,31 @@ func (s *Supervisor) giveUp(after time.Duration) {
 	if s.verified {
 		return
 	}
+	s.comeUp()
 	s.emitLocked(lab.Event{Error: fmt.Sprintf("%s: not converged after %v; %s", s.plan.Name, after.Round(time.Second), lab.FirstOf(s.reasons())), Kind: lab.TimedOut,
 		Cure: "see to what is named; a machine that is busy with other things may need fewer nodes"})
+}
+
+// comeUp says that the lab has come up, or has not in time: nobody has to wait
+// for it any more. The caller holds mu.
+func (s *Supervisor) comeUp() {
+	if s.isUp() {
+		return
+	}
+	close(s.up)
+	for _, h := range s.hosts {
+		s.order(h)
+	}
+}
+
+// isUp says whether comeUp was called. The caller holds mu.
+func (s *Supervisor) isUp() bool {
+	select {
+	case <-s.up:
+		return true
+	default:
+		return false
+	}
 }
 
 // evaluate derives the lab's state from what it depends on.

@@ -61,6 +61,7 @@ type Supervisor struct {
 	built      bool
 	verified   bool
 	verifying  bool
+	up         chan struct{} // closed by comeUp
 	gaveUp     bool          // those who wait know already that the build comes to nothing
 	told       *lab.Status   // the status that watchers know
 	changed    chan struct{} // capacity 1: something that the lab's state depends on
@@ -94,6 +95,7 @@ func Supervise(dir lab.Dir, started string) error {
 		outside:   newOutside(),
 		state:     lab.Starting,
 		changed:   make(chan struct{}, 1),
+		up:        make(chan struct{}),
 		answered:  make(chan struct{}),
 	}
 	s.moved = sync.NewCond(&s.mu)

@@ -39,6 +39,7 @@ func (s *Supervisor) verify(ctx context.Context) {
 	s.mu.Lock()
 	s.timings.FirstPingMs = s.sinceStart()
 	s.verified, s.verifying = true, false
+	s.comeUp()
 	// A build that took too long for one who waited is good for the next.
 	s.events = slices.DeleteFunc(s.events, func(e lab.Event) bool { return e.Error != "" })
 	if from != nil {
