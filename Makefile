@@ -13,14 +13,14 @@ build: ## build the one static binary, bin/labctl
 test: tools build ## run all tests; as root also what only root can
 	scripts/test
 
-test-all: build ## run all labs and commands as root, as an ordinary user and in UML; WRITE=1 writes README's table
+test-all: build bin/uml/linux ## run all labs and commands as root, as an ordinary user and in UML; WRITE=1 writes README's table
 	$(GO) build -o bin/ ./scripts/matrix && bin/matrix -labctl $(LABCTL) $(if $(WRITE),-write)
 
-test-uml: build ## run the conformance suites, the faults and all labs in a kernel of their own, user-mode Linux
-	scripts/tools bc:bc gcc:gcc gcc:libc6-dev ld:binutils perl:perl xz:xz-utils && scripts/uml/test
+test-uml: build bin/uml/linux ## run the conformance suites, the faults and all labs in a kernel of their own, user-mode Linux
+	scripts/uml/test
 
 bin/uml/linux: scripts/uml/config ## build that kernel
-	scripts/uml/kernel
+	scripts/tools bc:bc gcc:gcc gcc:libc6-dev ld:binutils perl:perl xz:xz-utils && scripts/uml/kernel
 
 race: ## run the tests under the race detector (needs a C compiler)
 	CGO_ENABLED=1 $(GO) test -race -short ./...
