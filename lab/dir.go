@@ -183,11 +183,16 @@ var errLocked = errors.New("locked")
 // when another command has it.
 func (d Dir) Lock() (*os.File, error) {
 	for {
-		err := os.MkdirAll(string(d), 0o700)
+		// Not os.MkdirAll, which fails when a `down` removes the base between its
+		// mkdir and its look at who was first.
+		if err := os.Mkdir(filepath.Dir(string(d)), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, err
+		}
+		err := os.Mkdir(string(d), 0o700)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // a `down` has removed the base, which was empty, in between
 		}
-		if err != nil {
+		if err != nil && !errors.Is(err, fs.ErrExist) {
 			return nil, err
 		}
 		// /tmp is everybody's: since DirOf looked, another may have made the base.
