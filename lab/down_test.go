@@ -66,6 +66,10 @@ func TestRemoveLinksTakesItsDirectory(t *testing.T) {
 			r := Record{Links: map[string]string{}}
 			if c.made {
 				r.NamesDir = dir
+				var err error
+				if r.NamesID, err = identity(dir); err != nil {
+					t.Fatal(err)
+				}
 			}
 			link := func(name string) string {
 				path := filepath.Join(dir, name)

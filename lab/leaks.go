@@ -128,15 +128,12 @@ func unrecorded(known map[int]bool) ([]Leak, error) {
 	return leaks, nil
 }
 
-// namesDir is where root's labs have names of their namespaces for ip(8).
-const namesDir = "/run/netns"
-
 // killCure is the command that removes a lab without a record, by its PID 1:
 // its processes, and the names that lead into its supervisor, which nobody
 // could tell from others' once that is gone.
 func killCure(pid int) string {
 	cure := fmt.Sprintf("kill -KILL %d", pid)
-	names, err := filepath.Glob(namesDir + "/*")
+	names, err := filepath.Glob(NamesDir + "/*")
 	if err != nil {
 		return cure
 	}
@@ -148,7 +145,7 @@ func killCure(pid int) string {
 			continue
 		}
 		told[part[2]] = true
-		cure += fmt.Sprintf("; find %s -lname '/proc/%s/fd/*' -delete", namesDir, part[2])
+		cure += fmt.Sprintf("; find %s -lname '/proc/%s/fd/*' -delete", NamesDir, part[2])
 	}
 	return cure
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -35,9 +34,10 @@ type Record struct {
 
 	// Links are the symbolic links under /run/netns, each with its target.
 	Links map[string]string `json:"links,omitempty"`
-	// NamesDir is the directory of the links if the lab made it: it goes with the
-	// last of them, of whomever they are.
+	// NamesDir is the directory of the links if a lab made it, this one or another,
+	// and NamesID which one: it goes with the last of the links.
 	NamesDir string `json:"namesDir,omitempty"`
+	NamesID  string `json:"namesID,omitempty"`
 	// Namespaces are the lab's network namespaces, by inode, each with its
 	// cookie (SO_NETNS_COOKIE), which unlike the inode is never used again.
 	Namespaces map[uint64]NamespaceRecord `json:"namespaces,omitempty"`
@@ -156,7 +156,7 @@ func awaitExit(pidfd int, timeout time.Duration) (bool, error) {
 }
 
 // RemoveLinks removes the links that still lead where the record says, and
-// their directory if the lab made it and nobody has anything in it.
+// their directory if a lab made it and nobody has anything in it.
 func (r *Record) RemoveLinks() error {
 	var errs []error
 	for path, target := range r.Links {
@@ -172,11 +172,7 @@ func (r *Record) RemoveLinks() error {
 		}
 	}
 	if r.NamesDir != "" {
-		err := unix.Rmdir(r.NamesDir)
-		// Others' names keep it, and ip netns, which mounts it on itself.
-		if err != nil && !slices.Contains([]error{unix.ENOENT, unix.ENOTEMPTY, unix.EBUSY}, err) {
-			errs = append(errs, &os.PathError{Op: "rmdir", Path: r.NamesDir, Err: err})
-		}
+		errs = append(errs, r.removeNamesDir())
 	}
 	return errors.Join(errs...)
 }

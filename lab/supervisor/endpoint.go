@@ -19,9 +19,6 @@ import (
 	"labctl/nodes"
 )
 
-// netnsDir is where ip(8) looks for named namespaces.
-const netnsDir = "/run/netns"
-
 // crowd is how many namespaces get in each other's way when all are listened to
 // while they are filled.
 const crowd = 32
@@ -77,8 +74,10 @@ func (s *Supervisor) open(names []string) error {
 			return err
 		}
 		maps.Copy(rec.Links, links)
-		if err := s.makeNamesDir(rec, len(links) > 0); err != nil {
-			return err
+		if len(links) > 0 {
+			if err := rec.ClaimNames(s.dir, lab.NamesDir); err != nil {
+				return err
+			}
 		}
 		return rec.Write(s.dir)
 	}()
@@ -99,9 +98,12 @@ func (s *Supervisor) open(names []string) error {
 		err := os.Symlink(target, path)
 		for errors.Is(err, fs.ErrNotExist) {
 			// Another lab had made the directory, and has ended.
-			if err := os.Mkdir(netnsDir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			if err := errors.Join(rec.ClaimNames(s.dir, lab.NamesDir), rec.Write(s.dir)); err != nil {
 				return err
 			}
+			s.mu.Lock()
+			s.record = *rec
+			s.mu.Unlock()
 			err = os.Symlink(target, path)
 		}
 		if err != nil {
@@ -136,29 +138,8 @@ func (s *Supervisor) forwards(name string) bool {
 	return !segment && !container && name != etcdName && name != internetName
 }
 
-// makeNamesDir makes the directory of the names outside, if one is needed and
-// not there, and has the record say so before it does.
-func (s *Supervisor) makeNamesDir(rec *lab.Record, needed bool) error {
-	if !needed {
-		return nil
-	}
-	if _, err := os.Lstat(netnsDir); !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	before := rec.NamesDir
-	rec.NamesDir = netnsDir
-	if err := rec.Write(s.dir); err != nil {
-		return err
-	}
-	err := os.Mkdir(netnsDir, 0o755)
-	if errors.Is(err, fs.ErrExist) {
-		rec.NamesDir, err = before, nil // somebody was faster: it is theirs
-	}
-	return err
-}
-
 func (s *Supervisor) linkOf(endpoint string) string {
-	return filepath.Join(netnsDir, s.dir.Name()+"."+endpoint)
+	return filepath.Join(lab.NamesDir, s.dir.Name()+"."+endpoint)
 }
 
 // recordCopy is the record, to be changed and written.
