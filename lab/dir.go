@@ -33,22 +33,29 @@ func Base() (string, error) {
 	}
 	d := "/tmp/labctl-" + strconv.Itoa(os.Geteuid())
 	if err := owned(d); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		// /tmp is everybody's: somebody else may have been there first.
-		return "", &Failure{Kind: Unable, Err: err, Cure: "remove it, or set XDG_RUNTIME_DIR to a directory of yours"}
+		return "", err // /tmp is everybody's: somebody else may have been there first
 	}
 	return d, nil
 }
 
 // owned checks that d is a directory (not a link to one) that nobody but the
-// caller can write to.
+// caller can write to. fs.ErrNotExist when it is not there.
 func owned(d string) error {
 	fi, err := os.Lstat(d)
 	if err != nil {
 		return err
 	}
 	st, ok := fi.Sys().(*syscall.Stat_t)
-	if !fi.IsDir() || !ok || int(st.Uid) != os.Geteuid() || fi.Mode().Perm()&0o022 != 0 {
-		return fmt.Errorf("%s: not a private directory of user %d", d, os.Geteuid())
+	refuse := func(cure string) error {
+		return &Failure{Kind: Unable, Err: fmt.Errorf("%s: not a private directory of user %d", d, os.Geteuid()), Cure: cure}
+	}
+	switch {
+	case !fi.IsDir():
+		return refuse("rm " + d)
+	case !ok || int(st.Uid) != os.Geteuid():
+		return refuse("have its owner or root remove it, or set XDG_RUNTIME_DIR to a directory of yours")
+	case fi.Mode().Perm()&0o022 != 0:
+		return refuse("chmod go-w " + d + ", when nobody else has put anything into it")
 	}
 	return nil
 }
@@ -83,10 +90,8 @@ func DirOf(name string) (Dir, error) {
 // remove elsewhere. fs.ErrNotExist when it is not there.
 func (d Dir) private() error {
 	for _, p := range []string{filepath.Dir(string(d)), string(d)} {
-		if err := owned(p); errors.Is(err, fs.ErrNotExist) {
+		if err := owned(p); err != nil {
 			return err
-		} else if err != nil {
-			return &Failure{Kind: Unable, Err: err, Cure: "remove it, when nothing of yours is behind it"}
 		}
 	}
 	return nil

@@ -35,28 +35,37 @@ type Leak struct {
 // labs that nobody can find because their run directory is gone. It changes
 // nothing. What belongs to a lab is told by the lab's record, and for a lab
 // without one by the program and the arguments of its PID 1; names are not
-// guessed at. Other users' labs are not looked at.
+// guessed at. Other users' labs are not looked at. With an error it returns what it
+// has found.
 func Leaks() ([]Leak, error) {
+	base, err := Base()
+	if err != nil {
+		return nil, err
+	}
 	names, err := Names()
 	if err != nil {
 		return nil, err
 	}
 	var leaks []Leak
+	var errs []error
 	known := map[int]bool{} // PID 1 of the labs that are on record
 	for _, name := range names {
 		d, err := DirOf(name)
 		if err != nil {
-			return nil, err
+			l := Leak{Kind: "run directory", What: filepath.Join(base, name), Lab: name, Why: err.Error()}
+			if f, ok := errors.AsType[*Failure](err); ok {
+				l.Cure = f.Cure
+			}
+			leaks = append(leaks, l)
+			continue
 		}
 		found, pid, err := d.leaks()
-		if err != nil {
-			return nil, err
-		}
+		errs = append(errs, err)
 		leaks = append(leaks, found...)
 		known[pid] = true
 	}
 	lost, err := unrecorded(known)
-	return append(leaks, lost...), err
+	return append(leaks, lost...), errors.Join(append(errs, err)...)
 }
 
 // leaks are those of one run directory, and the lab's PID 1 if it lives.

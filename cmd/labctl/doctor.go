@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -93,22 +94,22 @@ type leakList struct {
 }
 
 func (a *app) leaks() error {
-	found, err := lab.Leaks()
-	if err != nil {
-		return err
-	}
+	found, missed := lab.Leaks()
 	if done, err := a.machineReadable(leakList{1, append([]lab.Leak{}, found...)}); err != nil {
-		return err
-	} else if !done && len(found) == 0 {
+		return errors.Join(missed, err)
+	} else if !done && len(found) == 0 && missed == nil {
 		fmt.Fprintln(a.stdout, "nothing is left of any lab that does not run")
-	} else if !done {
+	} else if !done && len(found) > 0 {
 		var rows [][]string
 		for _, l := range found {
 			rows = append(rows, []string{l.Kind, l.What, l.Lab, l.Why, l.Cure})
 		}
 		if err := table(a.stdout, []string{"LEAK", "WHAT", "LAB", "WHY", "CURE"}, rows); err != nil {
-			return err
+			return errors.Join(missed, err)
 		}
+	}
+	if missed != nil {
+		return missed
 	}
 	if len(found) > 0 {
 		return exitStatus(1)

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -344,5 +345,70 @@ func TestTmpOfSomebodyElse(t *testing.T) {
 		if err := os.Remove(base); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// A run directory that others can write to, or that is another's, hides no other
+// lab: they are listed and removed, and it is named, each with its own cure.
+func TestRunDirectoryThatIsRefused(t *testing.T) {
+	t.Parallel()
+	all := users(t)
+	u := all[len(all)-1] // root's run directory is the machine's
+	base := filepath.Join(u.runtime, "labctl")
+	for _, d := range []string{"", "dead", "open", "writable"} {
+		d = filepath.Join(base, d)
+		if err := errors.Join(os.Mkdir(d, 0o700), os.Lchown(d, u.uid, u.uid)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	record := filepath.Join(base, "dead", "record.json")
+	if err := errors.Join(os.WriteFile(record, []byte(`{"name":"dead","pid":1}`), 0o600), os.Lchown(record, u.uid, u.uid)); err != nil {
+		t.Fatal(err)
+	}
+	var refused []string
+	for _, name := range []string{"open", "writable"} {
+		d := filepath.Join(base, name)
+		if err := os.Chmod(d, 0o777); err != nil {
+			t.Fatal(err)
+		}
+		refused = append(refused, "labctl: "+d+": not a private directory of user "+strconv.Itoa(u.uid)+"\n  cure: chmod go-w "+d)
+	}
+	check := func(args, out string, code, want int, words ...string) {
+		t.Helper()
+		if code != want {
+			t.Errorf("%s: exit status %d, want %d", args, code, want)
+		}
+		for _, w := range words {
+			if !strings.Contains(out, w) {
+				t.Errorf("%s: %q is not in\n%s", args, w, out)
+			}
+		}
+	}
+	stdout, stderr, code := u.try(t, "ls")
+	check("ls", stdout+stderr, code, 4, append(refused, "dead  broken")...)
+	var list labList
+	stdout, stderr, code = u.try(t, "ls", "-o", "json")
+	check("ls -o json", stderr, code, 4, refused...)
+	if unmarshal(t, stdout, &list); len(list.Labs) != 1 || list.Labs[0].Name != "dead" {
+		t.Errorf("ls -o json: %+v, want dead alone", list.Labs)
+	}
+	var leaks leakList
+	stdout, _, code = u.try(t, "doctor", "--leaks", "-o", "json")
+	check("doctor --leaks", "", code, 1)
+	unmarshal(t, stdout, &leaks)
+	cures := map[string]string{"dead": "labctl down dead", "open": "chmod go-w", "writable": "chmod go-w"}
+	for _, l := range leaks.Leaks {
+		if want, ok := cures[l.Lab]; !ok || !strings.Contains(l.Cure, want) || l.What != filepath.Join(base, l.Lab) {
+			t.Errorf("doctor --leaks: %+v", l)
+		}
+		delete(cures, l.Lab)
+	}
+	if len(cures) > 0 {
+		t.Errorf("doctor --leaks: %v are not there", cures)
+	}
+	stdout, stderr, code = u.try(t, "down", "--all")
+	check("down --all", stdout+stderr, code, 4, append(refused, "dead: removed")...)
+	if _, err := os.Stat(filepath.Join(base, "dead")); err == nil {
+		t.Error("down --all: dead is still there")
 	}
 }

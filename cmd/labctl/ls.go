@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -38,10 +39,12 @@ func (a *app) lsCommand() *cobra.Command {
 			}
 			lines := []labLine{}
 			var rows [][]string
+			var errs []error // of labs that cannot be looked at; the others can
 			for _, n := range names {
 				d, err := lab.DirOf(n)
 				if err != nil {
-					return err
+					errs = append(errs, err)
+					continue
 				}
 				state, st := lab.StateOf(c.Context(), d)
 				l := labLine{Name: n, State: state, Dir: string(d)}
@@ -51,13 +54,16 @@ func (a *app) lsCommand() *cobra.Command {
 				lines = append(lines, l)
 				rows = append(rows, []string{n, string(state), dash(l.Backend), strconv.Itoa(l.Nodes), l.Dir})
 			}
+			unseen := errors.Join(errs...)
 			if done, err := a.machineReadable(labList{1, lines}); done {
-				return err
+				return errors.Join(unseen, err)
 			}
-			if len(rows) == 0 {
+			if len(rows) > 0 {
+				if err := table(a.stdout, []string{"LAB", "STATE", "BACKEND", "NODES", "DIRECTORY"}, rows); err != nil {
+					return err
+				}
+			} else if unseen == nil {
 				fmt.Fprintln(a.stderr, "no lab is running")
-			} else if err := table(a.stdout, []string{"LAB", "STATE", "BACKEND", "NODES", "DIRECTORY"}, rows); err != nil {
-				return err
 			}
 			if os.Geteuid() != 0 {
 				if others, err := os.ReadDir("/run/labctl"); err == nil && len(others) > 0 {
@@ -66,7 +72,7 @@ func (a *app) lsCommand() *cobra.Command {
 					fmt.Fprintln(a.stderr, "root's labs, if any, are separate: sudo labctl ls")
 				}
 			}
-			return nil
+			return unseen
 		},
 	}
 }

@@ -99,9 +99,25 @@ func Report(err error, stderr io.Writer) int {
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintf(stderr, "labctl: %v\n", err)
-	if f, ok := errors.AsType[*lab.Failure](err); ok && f.Cure != "" {
-		fmt.Fprintf(stderr, "  cure: %s\n", f.Cure)
+	for _, e := range parts(err) {
+		fmt.Fprintf(stderr, "labctl: %v\n", e)
+		if f, ok := errors.AsType[*lab.Failure](e); ok && f.Cure != "" {
+			fmt.Fprintf(stderr, "  cure: %s\n", f.Cure)
+		}
 	}
 	return lab.ExitCode(err)
+}
+
+// parts are the errors that errors.Join joined, each of which has a cure of its
+// own. An error that wraps several in a sentence of its own is one.
+func parts(err error) []error {
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok || errors.Join(joined.Unwrap()...).Error() != err.Error() {
+		return []error{err}
+	}
+	var all []error
+	for _, e := range joined.Unwrap() {
+		all = append(all, parts(e)...)
+	}
+	return all
 }
