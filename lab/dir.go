@@ -145,7 +145,8 @@ func (d Dir) Logs() string { return d.path("logs") }
 // Log is the log of one process: supervisor, etcd or a node.
 func (d Dir) Log(process string) string { return d.path("logs", process+".log") }
 
-func (d Dir) openLog(process string) (*os.File, error) {
+// OpenLog opens the log of one process to add to it, through no link.
+func (d Dir) OpenLog(process string) (*os.File, error) {
 	return openFile(d.Log(process), os.O_CREATE|os.O_APPEND|os.O_WRONLY)
 }
 

@@ -25,7 +25,7 @@ func TestFilesAreNoLinks(t *testing.T) {
 		{"new record", func(d Dir) string { return d.Record() + ".tmp" }, func(d Dir) error { return (&Record{}).Write(d) }},
 		{"new plan", func(d Dir) string { return d.Plan() + ".tmp" }, func(d Dir) error { return d.WriteExtended(e) }},
 		{"new lab file", func(d Dir) string { return d.Spec() + ".tmp" }, func(d Dir) error { return d.WriteExtended(e) }},
-		{"log", func(d Dir) string { return d.Log("supervisor") }, func(d Dir) error { _, err := d.openLog("supervisor"); return err }},
+		{"log", func(d Dir) string { return d.Log("supervisor") }, func(d Dir) error { _, err := d.OpenLog("supervisor"); return err }},
 	} {
 		for _, there := range []bool{true, false} {
 			d, victim := Dir(t.TempDir()), filepath.Join(t.TempDir(), "victim")

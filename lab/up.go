@@ -300,7 +300,7 @@ func startInit(d Dir, l *net.UnixListener, lock *os.File, from time.Time) (*exec
 		return nil, err
 	}
 	defer lf.Close()
-	log, err := d.openLog("supervisor")
+	log, err := d.OpenLog("supervisor")
 	if err != nil {
 		return nil, err
 	}

@@ -38,7 +38,7 @@ func (s *Supervisor) newAgent(h *host) (*agentProcess, error) {
 		argv = append(argv, "--subnet-file", s.dir.SubnetEnv(h.name), "--ip-masq", "--lease-ttl", plan.LeaseTTL.String())
 	}
 	a.process = process{
-		name: h.name, ns: h.ns, log: s.dir.Log(h.name), s: s, state: waiting,
+		name: h.name, ns: h.ns, s: s, state: waiting,
 		argv: argv,
 		// One thread runs Go code at a time, unless whoever starts the lab has said
 		// otherwise: agents are many and each does little. A path in user space,

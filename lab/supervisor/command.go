@@ -71,7 +71,7 @@ func (s *Supervisor) newCommand(h *host) (*agentProcess, error) {
 	}
 	a := &agentProcess{command: &commandAgent{name: h.plan.Command.Name(), error: unwritten}}
 	a.process = process{
-		name: h.name, ns: h.ns, log: s.dir.Log(h.name), s: s, state: waiting,
+		name: h.name, ns: h.ns, s: s, state: waiting,
 		program: argv[0], view: s.view(h.endpoint), after: s.outside.store,
 		argv: argv, env: append(os.Environ(), env...),
 	}

@@ -36,7 +36,7 @@ func (s *Supervisor) newEtcd() (*process, error) {
 		return nil, err
 	}
 	p := &process{
-		name: etcdName, ns: s.at(etcdName).ns, log: s.dir.Log(etcdName), s: s, state: waiting,
+		name: etcdName, ns: s.at(etcdName).ns, s: s, state: waiting,
 		argv: argv,
 		env:  os.Environ(),
 	}

@@ -31,7 +31,6 @@ type process struct {
 	ns   *nodes.Namespace
 	argv []string // guarded by mu: etcd's changes with the lab
 	env  []string
-	log  string
 	s    *Supervisor
 	// program is what runs when it is not labctl itself: a name in PATH or a
 	// path. It has no control stream, sees the files of view, and when it ends
@@ -147,7 +146,7 @@ func (p *process) keep(ctx context.Context) {
 
 // live runs the process once. The error says how it ended.
 func (p *process) live(ctx context.Context) error {
-	log, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY|syscall.O_NOFOLLOW, 0o600)
+	log, err := p.s.dir.OpenLog(p.name)
 	if err != nil {
 		return err
 	}
@@ -199,7 +198,7 @@ func (p *process) live(ctx context.Context) error {
 	case err != nil:
 		return err
 	}
-	return fmt.Errorf("%s%s", state, lastLine(p.log))
+	return fmt.Errorf("%s%s", state, lastLine(p.s.dir.Log(p.name)))
 }
 
 // liveAlone is live for a program that is not labctl.
@@ -235,7 +234,7 @@ func (p *process) liveAlone(ctx context.Context, log *os.File) error {
 		return errors.New(state.String()) // of which its log does not know
 	}
 	const longest = 200 // enough of a program that logs much in a line
-	line := []rune(lastLine(p.log))
+	line := []rune(lastLine(p.s.dir.Log(p.name)))
 	if len(line) > longest {
 		line = append(line[:longest], []rune("...")...)
 	}

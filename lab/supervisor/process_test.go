@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"sync"
 	"testing"
 
@@ -28,13 +27,17 @@ func TestEndedWhileWaiting(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer ns.Close()
-		s := &Supervisor{hostProc: proc, log: slog.New(slog.DiscardHandler), watchers: map[chan lab.Event]struct{}{}, changed: make(chan struct{}, 1)}
+		dir := lab.Dir(t.TempDir())
+		if err := os.Mkdir(dir.Logs(), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		s := &Supervisor{dir: dir, hostProc: proc, log: slog.New(slog.DiscardHandler), watchers: map[chan lab.Event]struct{}{}, changed: make(chan struct{}, 1)}
 		s.moved = sync.NewCond(&s.mu)
 		events := make(chan lab.Event, 16)
 		s.watchers[events] = struct{}{}
 		starts := 0
 		p := &process{
-			name: "agent", ns: ns, log: filepath.Join(t.TempDir(), "log"), s: s, state: waiting,
+			name: "agent", ns: ns, s: s, state: waiting,
 			program: "/bin/sh", argv: []string{"sh", "-c", "exit 1"},
 			started: func(*rpc.Conn) { starts++ }, ended: func() {},
 		}

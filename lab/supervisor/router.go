@@ -25,7 +25,7 @@ type router struct {
 func (s *Supervisor) newRouterLocked(p lab.RouterPlan) *router {
 	r := &router{plan: p}
 	r.process = process{
-		name: p.Name, ns: s.endpoints[p.Name].ns, log: s.dir.Log(p.Name), s: s, state: waiting,
+		name: p.Name, ns: s.endpoints[p.Name].ns, s: s, state: waiting,
 		argv: []string{"labctl", "__speaker", p.Name}, env: os.Environ(),
 	}
 	r.started = func(c *rpc.Conn) {
