@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -523,5 +524,32 @@ func BenchmarkOffload(b *testing.B) {
 		if _, err := r.Apply(b.Context()); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// Between the list of a table's sets and the look into one it may go; that is
+// no error. Another is.
+func TestElementsOfSetThatIsGone(t *testing.T) {
+	t.Parallel()
+	err := open(t).ns.Do(func() error {
+		conn, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		all, err := setElements(conn, &nftables.Set{Table: inetTable("gone"), Name: "gone"})
+		if len(all) > 0 || err != nil {
+			t.Errorf("setElements() = %v, %v, want none", all, err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := nftables.New(nftables.WithNetNSFd(1 << 20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := setElements(conn, &nftables.Set{Table: inetTable("gone"), Name: "gone"}); err == nil {
+		t.Error("setElements() in no namespace: no error")
 	}
 }

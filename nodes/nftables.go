@@ -487,10 +487,7 @@ func listTable(conn *nftables.Conn, name string) (fingerprint, error) {
 	var f fingerprint
 	for _, c := range all {
 		f = append(f, chainLine(c))
-		rules, err := conn.GetRules(inetTable(name), c)
-		if errors.Is(err, unix.ENOENT) {
-			continue // gone meanwhile
-		}
+		rules, err := conn.GetRules(inetTable(name), c) // none when it is gone meanwhile
 		if err != nil {
 			return nil, err
 		}
@@ -507,10 +504,7 @@ func listTable(conn *nftables.Conn, name string) (fingerprint, error) {
 		if k.Anonymous { // part of a rule
 			continue
 		}
-		elements, err := conn.GetSetElements(k)
-		if errors.Is(err, unix.ENOENT) {
-			continue // gone meanwhile
-		}
+		elements, err := setElements(conn, k)
 		if err != nil {
 			return nil, err
 		}
@@ -523,6 +517,18 @@ func listTable(conn *nftables.Conn, name string) (fingerprint, error) {
 		f = append(f, s.line())
 	}
 	return f, nil
+}
+
+// setElements are a set's; none when it is gone meanwhile, which GetSetElements
+// does not tell from other errors.
+func setElements(conn *nftables.Conn, s *nftables.Set) ([]nftables.SetElement, error) {
+	elements, err := conn.GetSetElements(s)
+	if err != nil {
+		if _, gone := conn.GetSetByName(s.Table, s.Name); errors.Is(gone, unix.ENOENT) {
+			return nil, nil
+		}
+	}
+	return elements, err
 }
 
 func chainLine(c *nftables.Chain) string {

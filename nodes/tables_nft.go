@@ -2,6 +2,7 @@ package nodes
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -240,18 +241,20 @@ var families = map[nftables.TableFamily]string{
 
 var hooks = []string{"prerouting", "input", "forward", "output", "postrouting"}
 
-// tableRules lists the thread's namespace's.
+// tableRules lists the thread's namespace's, with an error those that can be
+// read.
 func tableRules() ([]TableRule, error) {
 	conn, err := nftables.New()
 	if err != nil {
 		return nil, err
 	}
 	var out []TableRule
+	var errs []error
 	sets := setReader{conn: conn, read: map[string][][]byte{}}
 	for _, family := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyINet, nftables.TableFamilyBridge} {
 		chains, err := conn.ListChainsOfTableFamily(family)
 		if err != nil {
-			return nil, err
+			errs = append(errs, fmt.Errorf("%s: %w", families[family], err))
 		}
 		for _, c := range chains {
 			base := TableRule{Family: families[c.Table.Family], Table: c.Table.Name, Chain: c.Name}
@@ -261,9 +264,9 @@ func tableRules() ([]TableRule, error) {
 			if c.Priority != nil {
 				base.Priority = int(*c.Priority)
 			}
-			rules, err := conn.GetRules(c.Table, c)
+			rules, err := conn.GetRules(c.Table, c) // none when it is gone meanwhile
 			if err != nil {
-				continue // gone meanwhile
+				errs = append(errs, fmt.Errorf("%s %s %s: %w", base.Family, base.Table, base.Chain, err))
 			}
 			for _, r := range rules {
 				out = append(out, sets.fill(c.Table, tableRule(base, r)))
@@ -274,13 +277,13 @@ func tableRules() ([]TableRule, error) {
 			}
 		}
 	}
-	return out, nil
+	return out, errors.Join(errs...)
 }
 
 // setReader reads the members of sets that rules name, each set once.
 type setReader struct {
 	conn *nftables.Conn
-	read map[string][][]byte // by table and name; nil for one that has intervals or is gone
+	read map[string][][]byte // by table and name; nil for one that has intervals or cannot be read
 }
 
 // fill gives the conditions that look into a set its members. Those of other
