@@ -27,8 +27,9 @@ type Report struct {
 
 // event is one thing to do.
 type event struct {
-	at   time.Duration
-	heal bool
+	at    time.Duration
+	lasts bool // until an event that heals it
+	heal  bool
 	lab.Fault
 }
 
@@ -41,7 +42,7 @@ func events(faults []lab.FaultSpec) ([]event, error) {
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, event{at: f.At, Fault: parsed})
+		all = append(all, event{at: f.At, lasts: f.For > 0, Fault: parsed})
 		if f.For > 0 {
 			all = append(all, event{at: f.At + f.For, Fault: parsed, heal: true})
 		}
@@ -51,10 +52,8 @@ func events(faults []lab.FaultSpec) ([]event, error) {
 }
 
 // Play does the faults at their times, with probes on each path all the while,
-// heals what is left, and waits until the lab is as it was. Faults that do not
-// last have to be done before the next; when that makes one late, all that
-// follow are as late, so that each lasts as long as it says. When ctx ends,
-// everything is healed all the same.
+// heals what is left, and waits until the lab is as it was. Also what is late
+// lasts as long as it says. When ctx ends, everything is healed all the same.
 func Play(ctx context.Context, c *lab.Client, faults []lab.FaultSpec, paths []Path) (r *Report, err error) {
 	todo, err := events(faults)
 	if err != nil {
@@ -90,23 +89,18 @@ func Play(ctx context.Context, c *lab.Client, faults []lab.FaultSpec, paths []Pa
 			err = errors.Join(err, herr)
 		}
 	}()
-	late := time.Duration(0)
-	for _, e := range todo {
-		if err := until(ctx, begin.Add(e.at+late)); err != nil {
-			return nil, err
-		}
-		late = max(late, time.Since(begin.Add(e.at)))
-		if err := e.do(ctx, c); err != nil {
-			return nil, err
-		}
-		if e.Kind != lab.RestartFault {
-			continue
+	if err := inTime(ctx, begin, todo, func(e event) error {
+		if err := e.do(ctx, c); err != nil || e.Kind != lab.RestartFault {
+			return err
 		}
 		for _, p := range probers {
 			if err := p.renew(ctx); err != nil {
-				return nil, err
+				return err
 			}
 		}
+		return nil
+	}); err != nil {
+		return nil, err
 	}
 	if _, err := c.Fault(ctx, string(lab.HealFault)); err != nil {
 		return nil, err
@@ -122,6 +116,26 @@ func Play(ctx context.Context, c *lab.Client, faults []lab.FaultSpec, paths []Pa
 		r.Paths = append(r.Paths, p.report())
 	}
 	return r, nil
+}
+
+// inTime does the events at their times after begin. When one is late, because
+// doing the one before it or, if it lasts, doing itself took long, all that follow
+// are as late.
+func inTime(ctx context.Context, begin time.Time, todo []event, do func(event) error) error {
+	late := time.Duration(0)
+	for _, e := range todo {
+		if err := until(ctx, begin.Add(e.at+late)); err != nil {
+			return err
+		}
+		late = max(late, time.Since(begin.Add(e.at)))
+		if err := do(e); err != nil {
+			return err
+		}
+		if e.lasts {
+			late = max(late, time.Since(begin.Add(e.at)))
+		}
+	}
+	return nil
 }
 
 // do does the event.

@@ -1,7 +1,9 @@
 package fault
 
 import (
+	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -60,4 +62,43 @@ func TestEventsAreInOrder(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("events (-want +got):\n%s", diff)
 	}
+}
+
+// However long it takes to do a fault, it lasts as long as it says from then on.
+func TestFaultsLast(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const ms = time.Millisecond
+		todo, err := events([]lab.FaultSpec{
+			{Do: "kill node1"},
+			{At: 200 * ms, For: 400 * ms, Do: "link down node1:eth0"},
+			{At: 700 * ms, Do: "restart node2"},
+			{At: 900 * ms, For: 100 * ms, Do: "drop node1 10%"},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		begin := time.Now()
+		takes := map[lab.FaultKind]time.Duration{lab.KillFault: 150 * ms, lab.LinkFault: 130 * ms, lab.RestartFault: 300 * ms}
+		var got []string
+		err = inTime(t.Context(), begin, todo, func(e event) error {
+			from := time.Since(begin)
+			if !e.heal {
+				time.Sleep(takes[e.Kind])
+			}
+			got = append(got, fmt.Sprintf("%s %t %v to %v", e.Kind, e.heal, from, time.Since(begin)))
+			return nil
+		})
+		want := []string{
+			"kill false 0s to 150ms",
+			"link false 200ms to 330ms",
+			"link true 730ms to 730ms",
+			"restart false 830ms to 1.13s",
+			"drop false 1.13s to 1.13s",
+			"drop true 1.23s to 1.23s",
+		}
+		if diff := cmp.Diff(want, got); err != nil || diff != "" {
+			t.Errorf("inTime() = %v (-want +got):\n%s", err, diff)
+		}
+	})
 }
