@@ -40,8 +40,10 @@ func (r Result) Line() string { return strings.TrimSpace(r.Claim + " " + r.Title
 // Millis is a duration as results have it, with three digits behind the point.
 func Millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-// patience is how long a check is tried again.
-const patience = 5 * time.Second
+const (
+	patience = 5 * time.Second  // how long a check is tried again
+	oneTry   = 20 * time.Second // what a try may take: a busy machine is slow to run a program
+)
 
 // Runner runs checks on one lab.
 type Runner struct {
@@ -78,8 +80,6 @@ func (e *unableError) Error() string { return e.why }
 // Run runs one check. One that goes wrong in the middle has failed, too.
 func (r *Runner) Run(ctx context.Context, c lab.CheckSpec) Result {
 	from := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, time.Duration(r.slow)*patience)
-	defer cancel()
 	expected, err := r.until(ctx, c)
 	res := Result{Title: c.Title(), Claim: c.Claim, Outcome: Passed, Expected: expected, Found: "as expected", TookMs: Millis(time.Since(from))}
 	if err == nil {
@@ -129,18 +129,31 @@ func (r *Runner) packet(c lab.CheckSpec, err error) *lab.PingCheck {
 	return &p
 }
 
-// until tries a check until it holds or ctx ends. What a try found that came to
-// its end tells more than that the last one was cut short.
+// until tries a check until it holds, or patience or ctx ends.
 func (r *Runner) until(ctx context.Context, c lab.CheckSpec) (expected string, err error) {
+	if once(c) {
+		ctx, cancel := context.WithTimeout(ctx, time.Duration(r.slow)*oneTry)
+		defer cancel()
+		return r.try(ctx, c)
+	}
+	return again(ctx, time.Duration(r.slow), func(ctx context.Context) (string, error) { return r.try(ctx, c) })
+}
+
+// again calls try until it succeeds, or patience or ctx ends; a try that began in
+// time may come to its end. What one that did has found tells more than that the
+// last one was cut short.
+func again(ctx context.Context, slow time.Duration, try func(context.Context) (string, error)) (expected string, err error) {
 	var found *failure
-	for {
-		expected, err = r.try(ctx, c)
+	for begun := time.Now(); ; {
+		one, cancel := context.WithTimeout(ctx, slow*oneTry)
+		expected, err = try(one)
 		if f, ok := errors.AsType[*failure](err); ok {
 			found = f
-		} else if ctx.Err() != nil && found != nil && err != nil {
+		} else if one.Err() != nil && found != nil && err != nil {
 			err = found
 		}
-		if _, unable := errors.AsType[*unableError](err); err == nil || unable || once(c) {
+		cancel()
+		if _, unable := errors.AsType[*unableError](err); err == nil || unable || time.Since(begun) > slow*patience {
 			return expected, err
 		}
 		t := time.NewTimer(100 * time.Millisecond)
