@@ -35,6 +35,8 @@ import (
 //	terminal [-type FILE RE] ROWSxCOLS CODE PROGRAM...
 //	                                      run it on a terminal of that size; FILE is typed once
 //	                                      what is shown matches RE
+//	late RE PROGRAM...                    run it with --timeout 500ms, and with longer ones until
+//	                                      what it says when its time is over matches RE
 //	gone LAB                              nothing of the lab is left
 //	killsupervisor LAB                    SIGKILL to its supervisor, once it has one
 //
@@ -66,6 +68,7 @@ func TestScripts(t *testing.T) {
 			"exits":    exits,
 			"waitfor":  waitfor,
 			"signal":   signalled,
+			"late":     late,
 			"terminal": onTerminal,
 			"gone": func(ts *testscript.TestScript, _ bool, args []string) {
 				if left := leftOf(t, args[0]); len(left) > 0 {
@@ -106,7 +109,11 @@ func TestScriptsAsUser(t *testing.T) {
 			u.run(t, "down", "--all")
 		}
 	})
-	cmd := exec.Command(program, "-test.run=^TestScripts$", "-test.timeout=5m", "-test.v="+strconv.FormatBool(testing.Verbose()))
+	timeout := time.Duration(0) // none
+	if deadline, ok := t.Deadline(); ok {
+		timeout = time.Until(deadline) - time.Second // so that it is this one that tells where they hang
+	}
+	cmd := exec.Command(program, "-test.run=^TestScripts$", "-test.timeout="+timeout.String(), "-test.v="+strconv.FormatBool(testing.Verbose()))
 	cmd.Dir = u.runtime
 	cmd.Env = append(os.Environ(), "TMPDIR="+u.runtime, "XDG_RUNTIME_DIR="+u.runtime)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(u.uid), Gid: uint32(u.uid)}}
@@ -207,6 +214,26 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	checkExit(ts, args[0], err)
 }
 
+// late runs a program whose time is to be over, with as much of it as a busy
+// machine needs to come as far as RE says.
+func late(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: late RE PROGRAM [ARGUMENT...]")
+	}
+	want := regexp.MustCompile("(?m)" + args[0])
+	for timeout := 500 * time.Millisecond; ; timeout *= 2 {
+		err := ts.Exec(args[1], append(args[2:len(args):len(args)], "--timeout", timeout.String())...)
+		checkExit(ts, "124", err)
+		said := ts.ReadFile("stderr")
+		if want.MatchString(said) {
+			return
+		}
+		if timeout > patience {
+			ts.Fatalf("after %v: no %s in\n%s", timeout, args[0], said)
+		}
+	}
+}
+
 func checkExit(ts *testscript.TestScript, want string, err error) {
 	code := 0
 	if e, ok := errors.AsType[*exec.ExitError](err); ok {
@@ -224,16 +251,14 @@ const patience = 20 * time.Second
 
 // poll calls f until it is true.
 func poll(ts *testscript.TestScript, what string, f func() bool) {
-	deadline := time.NewTimer(patience)
-	defer deadline.Stop()
+	from := time.Now()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for !f() {
-		select {
-		case <-deadline.C:
+		if time.Since(from) > patience {
 			ts.Fatalf("after %v: still no %s", patience, what)
-		case <-tick.C:
 		}
+		<-tick.C
 	}
 }
 
