@@ -10,7 +10,8 @@ import (
 )
 
 // BenchmarkPass is the cost of a pass on a host with 200 peers: idle when
-// nothing differs, full when all of the peers' 600 entries are missing.
+// nothing differs, full when all of the peers' 600 entries are missing; and of two
+// that remove and add one peer's while nobody else changes anything.
 func BenchmarkPass(b *testing.B) {
 	nodestest.Require(b, nodestest.VXLAN)
 	host := newHost(b)
@@ -21,6 +22,19 @@ func BenchmarkPass(b *testing.B) {
 		for b.Loop() {
 			if d, err := r.Apply(b.Context()); err != nil || len(d.Changes) > 0 {
 				b.Fatal(d.Changes, err)
+			}
+		}
+	})
+	b.Run("one comes and goes", func(b *testing.B) {
+		r := newReconciler(b, newHost(b))
+		r.Alone(make(chan struct{}))
+		less := vxlanState(199)
+		apply(b, r, all)
+		for b.Loop() {
+			for _, s := range []nodes.State{less, all} {
+				if d := apply(b, r, s); len(d.Changes) != 3 {
+					b.Fatal(d.Changes)
+				}
 			}
 		}
 	})

@@ -133,7 +133,7 @@ func TestTouchOutlivesAbortedPass(t *testing.T) {
 	reported := func() bool {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		return r.neighTouched
+		return r.stale.neighbours
 	}
 	for deadline := time.Now().Add(5 * time.Second); !reported(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
@@ -281,7 +281,7 @@ func TestForwarding(t *testing.T) {
 		if got := m.matters(test.msg); got != test.want {
 			t.Errorf("%s: matters() = %v, want %v", test.name, got, test.want)
 		}
-		if r.neighTouched {
+		if r.stale.neighbours {
 			t.Errorf("%s: the neighbours would be listed", test.name)
 		}
 	}
@@ -323,7 +323,7 @@ func TestOwnForwarding(t *testing.T) {
 		if buf[unix.SizeofNlMsghdr] == unix.AF_BRIDGE {
 			seen++
 		}
-		if m.matters(buf[:n]) || r.neighTouched {
+		if m.matters(buf[:n]) || r.stale != (lists{}) {
 			t.Errorf("our own entry would cause a pass: % x", buf[:n])
 		}
 	}

@@ -282,7 +282,7 @@ func (m *monitor) read(f *os.File, matters func([]byte) bool) {
 		switch {
 		case errors.Is(rerr, unix.ENOBUFS), n > len(buf):
 			m.nftHit.Store(true)
-			m.r.touchNeighbours()
+			m.r.touch(allLists())
 			notify(m.events)
 		case rerr != nil:
 			return
@@ -299,9 +299,13 @@ func (m *monitor) matters(b []byte) bool {
 	in := m.r.interest
 	m.r.mu.Unlock()
 	hit := false
+	// Of routes that go with a device, an address or a setting the kernel does
+	// not tell (fib_sync_down_dev, net/ipv4/fib_semantics.c).
+	var touched lists
 	for len(b) >= unix.SizeofNlMsghdr {
 		n := int(binary.NativeEndian.Uint32(b))
 		if n < unix.SizeofNlMsghdr || n > len(b) {
+			m.r.touch(allLists())
 			return true
 		}
 		kind, port := binary.NativeEndian.Uint16(b[4:]), binary.NativeEndian.Uint32(b[12:])
@@ -313,14 +317,17 @@ func (m *monitor) matters(b []byte) bool {
 		switch kind {
 		case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
 			if len(body) >= unix.SizeofNdMsg && body[0] == unix.AF_BRIDGE {
-				hit = hit || in.forwards(kind, body)
+				if in.forwards(kind, body) {
+					touched.fdb, hit = true, true
+				}
 			} else if in.neighbour(body) {
-				m.r.touchNeighbours()
-				hit = true
+				touched.neighbours, hit = true, true
 			}
 		case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
+			touched.routes = touched.routes || len(body) < unix.SizeofRtMsg || body[4] == unix.RT_TABLE_MAIN
 			hit = hit || in.route(body)
 		case unix.RTM_NEWLINK, unix.RTM_DELLINK:
+			touched.fdb, touched.routes = true, true
 			if len(body) >= unix.SizeofIfInfomsg {
 				m.r.mu.Lock()
 				m.r.touched[int(binary.NativeEndian.Uint32(body[4:]))] = true
@@ -328,13 +335,16 @@ func (m *monitor) matters(b []byte) bool {
 			}
 			hit = m.link(in, kind, body) || hit
 		case unix.RTM_NEWADDR, unix.RTM_DELADDR:
+			touched.routes = true
 			hit = hit || len(body) < unix.SizeofIfAddrmsg || !m.foreign(in, int(binary.NativeEndian.Uint32(body[4:])))
 		case unix.RTM_NEWNETCONF, unix.RTM_DELNETCONF:
+			touched.routes = true
 			hit = hit || m.setting(in, body)
 		default:
-			hit = true
+			touched, hit = allLists(), true
 		}
 	}
+	m.r.touch(touched)
 	return hit
 }
 

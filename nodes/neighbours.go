@@ -50,6 +50,10 @@ func (p *pass) neighbours() {
 		if want[k] {
 			continue
 		}
+		if p.byName[k.dev] == nil {
+			delete(have, k) // they went with their device
+			continue
+		}
 		fixed := n.State&unix.NUD_PERMANENT != 0 || n.State&unix.NUD_NOARP != 0 && n.Flags&unix.NTF_EXT_LEARNED != 0
 		ch := k.change(Remove, n.HardwareAddr, nudState(n))
 		switch {
@@ -69,11 +73,11 @@ func (p *pass) neighbours() {
 	for _, n := range p.want.Neighbours {
 		k := neighKey{n.Dev, n.Addr}
 		cur, found := have[k]
+		if found && sameMAC(cur.HardwareAddr, n.MAC) && nudState(cur) == n.wantState() {
+			continue
+		}
 		ch := k.change(Add, n.MAC, n.wantState())
 		if found {
-			if sameMAC(cur.HardwareAddr, n.MAC) && nudState(cur) == n.wantState() {
-				continue
-			}
 			ch = Change{Modify, "neighbour", n.Addr.String(), macDetail(n.Dev, "lladdr %s %s, want lladdr %s %s", cur.HardwareAddr, nudState(cur), n.MAC, n.wantState())}
 		}
 		dev, ok := p.device(ch, n.Dev)

@@ -77,12 +77,21 @@ func (p *pass) run() {
 	if !complete || p.created {
 		p.sysctls(true, false)
 	}
-	for _, stage := range []func(){p.addrs, p.neighbours, p.fdb, p.routes, p.tables} {
+	p.addrs()
+	if len(p.found) > 0 {
+		// Devices, addresses and settings take routes and entries along, or bring
+		// some.
+		p.r.drop(lists{fdb: true, routes: true})
+	}
+	for _, stage := range []func(){p.neighbours, p.fdb, p.routes, p.tables} {
 		if err := p.ctx.Err(); err != nil {
 			p.errs = append(p.errs, err)
 			return
 		}
 		stage()
+	}
+	if len(p.failed) > 0 {
+		p.r.drop(allLists()) // what is there now is not known
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"reflect"
 	"slices"
 	"sync"
@@ -38,7 +39,8 @@ type Owner struct {
 }
 
 // Reconciler makes one namespace hold what a State says. It is level-triggered:
-// each pass lists what is there, compares, and puts right the difference. It
+// each pass lists what is there, or relies on an earlier list while the kernel
+// tells of no change, compares, and puts right the difference. It
 // removes only what it put there itself, by memory or by its routes' protocol.
 //
 // Until the first Set it does nothing at all. Its methods are safe for
@@ -58,10 +60,12 @@ type Reconciler struct {
 	eth     *ethtool.Ethtool // nil until needed
 	plain   map[int]bool     // indices of links whose offloads are known to be off
 	made    memory
-	// neighbours is what the last list of them gave, and what passes have done
-	// since; nil when somebody else may have changed them, until a pass has
-	// listed them again.
+	// What the last lists of these gave, and what passes have done since; nil
+	// when somebody else may have changed them, until a pass has listed them
+	// again.
 	neighbours map[neighKey]netlink.Neigh
+	fdb        map[fdbKey][]netip.Addr
+	routes     *routeList
 	first      bool
 	settled    uint64             // the last generation that a pass was done for
 	pending    map[[2]string]bool // kind and object of what that generation brings about, and failed so far
@@ -75,15 +79,19 @@ type Reconciler struct {
 	report   Report
 	interest interest
 	monitor  *monitor        // while Run listens
-	watched  bool            // the monitor listens: plain and neighbours may be relied on
+	watched  bool            // the monitor listens: plain and the lists may be relied on
 	alone    bool            // so may they, says Alone
 	filled   <-chan struct{} // closed when it is time to listen; nil for at once
 	covered  bool            // a pass has applied want, or tried to
 	tables   bool            // the next pass that is applied has to look at the nftables tables
 	touched  map[int]bool    // indices of links that changed since the last pass
-	// neighTouched: a neighbour that matters changed, or may have.
-	neighTouched bool
+	stale    lists           // those that a pass has to list again
 }
+
+// lists names the kinds that not each pass lists.
+type lists struct{ neighbours, fdb, routes bool }
+
+func allLists() lists { return lists{neighbours: true, fdb: true, routes: true} }
 
 // NewReconciler opens what it needs in ns. ns stays the caller's, and open
 // until Close.
@@ -135,7 +143,7 @@ func (r *Reconciler) listen() (*monitor, error) {
 	defer r.mu.Unlock()
 	r.monitor, r.watched = m, true
 	if !r.alone {
-		r.neighTouched = true
+		r.stale = allLists()
 	}
 	r.alone = false
 	return m, nil
@@ -296,10 +304,14 @@ func (r *Reconciler) pass(ctx context.Context, apply, tablesOK bool) (*pass, err
 		delete(r.plain, index)
 	}
 	clear(r.touched)
-	if !reliable || r.neighTouched {
-		r.neighbours = nil
+	if !reliable {
+		r.stale = allLists()
 	}
-	r.neighTouched = false
+	if !apply {
+		r.stale.fdb, r.stale.routes = true, true // it is asked what is there
+	}
+	r.drop(r.stale)
+	r.stale = lists{}
 	if apply {
 		tablesOK = tablesOK && !r.tables
 		r.tables = false
@@ -488,27 +500,36 @@ func (r *Reconciler) forget() {
 	r.passing.Lock()
 	clear(r.plain)
 	r.passing.Unlock()
-	r.touchFewNeighbours()
+	r.mu.Lock()
+	few := len(r.want.Neighbours) < manyNeighbours
+	r.mu.Unlock()
+	r.touch(lists{neighbours: few, fdb: true, routes: true})
 }
 
-// touchNeighbours makes the next pass list the neighbours.
-func (r *Reconciler) touchNeighbours() {
+// drop has kinds listed when they are needed. r.passing is held.
+func (r *Reconciler) drop(l lists) {
+	if l.neighbours {
+		r.neighbours = nil
+	}
+	if l.fdb {
+		r.fdb = nil
+	}
+	if l.routes {
+		r.routes = nil
+	}
+}
+
+// touch makes the next pass list kinds again.
+func (r *Reconciler) touch(l lists) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.neighTouched = true
+	r.stale = lists{r.stale.neighbours || l.neighbours, r.stale.fdb || l.fdb, r.stale.routes || l.routes}
 }
 
 // manyNeighbours is from where on they are not listed without a reason: one
 // list costs as much as all namespaces' together have (see listNeighbours), and
 // a lab in which each host has many has many hosts.
 const manyNeighbours = 64
-
-// touchFewNeighbours is touchNeighbours unless there are many.
-func (r *Reconciler) touchFewNeighbours() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.neighTouched = r.neighTouched || len(r.want.Neighbours) < manyNeighbours
-}
 
 // isCovered says whether the last pass did all that is wanted now.
 func (r *Reconciler) isCovered() bool {

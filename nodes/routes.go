@@ -136,7 +136,13 @@ func hopList(hops []string) string {
 
 type listedRoute struct {
 	kroute
-	raw netlink.Route
+	multipath []*netlink.NexthopInfo // what hops are to the kernel
+}
+
+// routeList is what the main tables of the families that were listed have.
+type routeList struct {
+	families map[int]bool
+	have     map[netip.Prefix][]listedRoute
 }
 
 // routes makes the main table's routes what the State says.
@@ -150,8 +156,11 @@ func (p *pass) routes() {
 	}
 	need4, need6 = need4 || p.r.made.routes4, need6 || p.r.made.routes6
 
-	have := map[netip.Prefix][]listedRoute{}
-	if need4 && !p.listRoutes(unix.AF_INET, have) || need6 && !p.listRoutes(unix.AF_INET6, have) {
+	if p.r.routes == nil {
+		p.r.routes = &routeList{families: map[int]bool{}, have: map[netip.Prefix][]listedRoute{}}
+	}
+	have := p.r.routes.have
+	if need4 && !p.listRoutes(unix.AF_INET) || need6 && !p.listRoutes(unix.AF_INET6) {
 		return
 	}
 	want := make(map[netip.Prefix]kroute, len(p.want.Routes))
@@ -163,7 +172,7 @@ func (p *pass) routes() {
 
 	for dst, list := range have {
 		w, wanted := want[dst]
-		for _, r := range list {
+		for _, r := range slices.Clone(list) {
 			if p.ctx.Err() != nil {
 				return
 			}
@@ -172,7 +181,9 @@ func (p *pass) routes() {
 			case r.protocol == p.r.owner.Protocol:
 				// One that is in the wanted one's place is replaced below.
 				if !wanted || r.priority != w.priority || contains(list, w) {
-					p.do(routeChange(Remove, r.kroute), "delete route", func() error { return p.delRoute(r.raw) })
+					if p.do(routeChange(Remove, r.kroute), "delete route", func() error { return p.delRoute(r) }) {
+						have[dst] = slices.DeleteFunc(have[dst], func(l listedRoute) bool { return l.kroute == r.kroute })
+					}
 				}
 			case wanted && (r.priority != w.priority || r.tos != 0):
 				p.foreign = append(p.foreign, routeChange(Remove, r.kroute))
@@ -235,7 +246,21 @@ func (p *pass) route(w kroute, hops []Hop, list []listedRoute) {
 		}
 		next[i] = nextHop{h, index}
 	}
-	p.later(queued{change: ch, verb: verb, request: setRoute(w, dev, next)})
+	p.later(queued{change: ch, verb: verb, request: setRoute(w, dev, next), done: func() { p.putRoute(w, list) }})
+}
+
+// putRoute notes a route that has been set, as the kernel lists it.
+func (p *pass) putRoute(w kroute, list []listedRoute) {
+	if w.hops != "" {
+		// How the kernel has its next hops is seen when it is listed.
+		p.r.drop(lists{routes: true})
+		return
+	}
+	if p.r.routes == nil {
+		return
+	}
+	list = slices.DeleteFunc(list, func(r listedRoute) bool { return r.priority == w.priority && r.tos == 0 })
+	p.r.routes.have[w.dst] = append(list, listedRoute{kroute: w})
 }
 
 // connect puts one of the kernel's own routes back.
@@ -262,14 +287,18 @@ func (p *pass) connect(c Route, list []listedRoute) {
 		detail += " metric 256"
 	}
 	p.do(Change{Add, "route", c.Dst.String(), detail}, "add route", func() error { return p.r.h.RouteReplace(r) })
+	p.r.drop(lists{routes: true})
 }
 
 // delRoute deletes exactly the listed route.
-func (p *pass) delRoute(r netlink.Route) error {
-	if r.Type != unix.RTN_UNICAST {
-		r.LinkIndex = 0
+func (p *pass) delRoute(l listedRoute) error {
+	r := netlink.Route{
+		Dst: ipNet(l.dst), Gw: l.via.AsSlice(), Src: l.src.AsSlice(), Type: l.kind, Scope: l.scope, Table: unix.RT_TABLE_MAIN,
+		Protocol: netlink.RouteProtocol(l.protocol), Priority: l.priority, Tos: l.tos, MultiPath: l.multipath,
 	}
-	r.Flags = 0
+	if dev := p.byName[l.dev]; dev != nil {
+		r.LinkIndex = dev.Attrs().Index
+	}
 	err := p.r.h.RouteDel(&r)
 	if errors.Is(err, unix.ESRCH) {
 		return nil // gone meanwhile
@@ -277,7 +306,11 @@ func (p *pass) delRoute(r netlink.Route) error {
 	return err
 }
 
-func (p *pass) listRoutes(family int, have map[netip.Prefix][]listedRoute) bool {
+// listRoutes has the routes of a family in r.routes. It says whether they are.
+func (p *pass) listRoutes(family int) bool {
+	if p.r.routes.families[family] {
+		return true
+	}
 	list, err := dump(func() ([]netlink.Route, error) {
 		return p.r.h.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
 	})
@@ -288,8 +321,9 @@ func (p *pass) listRoutes(family int, have map[netip.Prefix][]listedRoute) bool 
 	}
 	for _, r := range list {
 		k := p.kernelRoute(r)
-		have[k.dst] = append(have[k.dst], listedRoute{k, r})
+		p.r.routes.have[k.dst] = append(p.r.routes.have[k.dst], listedRoute{k, r.MultiPath})
 	}
+	p.r.routes.families[family] = true
 	return true
 }
 
