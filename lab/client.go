@@ -152,25 +152,37 @@ func (c *Client) receive(ctx context.Context, conn *rpc.Conn) (Response, []*os.F
 // down, or its supervisor died.
 var ErrSupervisorGone = errors.New("ended: its supervisor is gone")
 
-// Status asks how the lab is.
-func (c *Client) Status(ctx context.Context) (*Status, error) {
-	conn, done, err := c.call(ctx, Request{Status: &struct{}{}})
+// otherVersion is the failure for an answer without what was asked for.
+func (c *Client) otherVersion() error {
+	return &Failure{Kind: Failed, Err: fmt.Errorf("%s: its supervisor answers something else than was asked", c.Dir.Name()),
+		Cure: "the lab may be of another version of labctl: labctl down and up make it anew"}
+}
+
+// ask sends a request that has one answer.
+func (c *Client) ask(ctx context.Context, r Request) (Response, []*os.File, error) {
+	conn, done, err := c.call(ctx, r)
 	if err != nil {
-		return nil, err
+		return Response{}, nil, err
 	}
 	defer done()
-	r, _, err := c.receive(ctx, conn)
+	return c.receive(ctx, conn)
+}
+
+// Status asks how the lab is.
+func (c *Client) Status(ctx context.Context) (*Status, error) {
+	r, _, err := c.ask(ctx, Request{Status: &struct{}{}})
+	if err == nil && r.Status == nil {
+		err = c.otherVersion()
+	}
 	return r.Status, err
 }
 
 // Plan asks what the lab was built from.
 func (c *Client) Plan(ctx context.Context) (*Plan, error) {
-	conn, done, err := c.call(ctx, Request{Plan: &struct{}{}})
-	if err != nil {
-		return nil, err
+	r, _, err := c.ask(ctx, Request{Plan: &struct{}{}})
+	if err == nil && r.Plan == nil {
+		err = c.otherVersion()
 	}
-	defer done()
-	r, _, err := c.receive(ctx, conn)
 	return r.Plan, err
 }
 
@@ -196,48 +208,28 @@ func (c *Client) Watch(ctx context.Context, f func(Event) bool) error {
 // Fault does a fault, in the words of labctl fault, and returns those that
 // last. Without words it only returns them.
 func (c *Client) Fault(ctx context.Context, words ...string) ([]ActiveFault, error) {
-	conn, done, err := c.call(ctx, Request{Fault: &FaultRequest{Words: words}})
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	r, _, err := c.receive(ctx, conn)
+	r, _, err := c.ask(ctx, Request{Fault: &FaultRequest{Words: words}})
 	return r.Faults, err
 }
 
 // SetPolicies puts other network policies in the place of the lab's, and waits
 // until all nodes have them. Flows that were let through before go on.
 func (c *Client) SetPolicies(ctx context.Context, ps Policies) error {
-	conn, done, err := c.call(ctx, Request{Policies: &PoliciesRequest{ps}})
-	if err != nil {
-		return err
-	}
-	defer done()
-	_, _, err = c.receive(ctx, conn)
+	_, _, err := c.ask(ctx, Request{Policies: &PoliciesRequest{ps}})
 	return err
 }
 
 // Tables asks what endpoints decide by where packets go; all of them and the
 // segments when none is named.
 func (c *Client) Tables(ctx context.Context, endpoints ...string) (map[string]*nodes.Tables, error) {
-	conn, done, err := c.call(ctx, Request{Tables: &TablesRequest{Endpoints: endpoints}})
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	r, _, err := c.receive(ctx, conn)
+	r, _, err := c.ask(ctx, Request{Tables: &TablesRequest{Endpoints: endpoints}})
 	return r.Tables, err
 }
 
 // Socket opens a socket in an endpoint's namespace (socket(2)'s arguments).
 // The caller closes it.
 func (c *Client) Socket(ctx context.Context, endpoint string, domain, typ, proto int) (*os.File, error) {
-	conn, done, err := c.call(ctx, Request{Socket: &SocketRequest{Endpoint: endpoint, Domain: domain, Type: typ, Protocol: proto}})
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	_, files, err := c.receive(ctx, conn)
+	_, files, err := c.ask(ctx, Request{Socket: &SocketRequest{Endpoint: endpoint, Domain: domain, Type: typ, Protocol: proto}})
 	if err != nil {
 		return nil, err
 	}

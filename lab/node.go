@@ -2,7 +2,6 @@ package lab
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -116,19 +115,14 @@ func (c *Client) Node(ctx context.Context, r NodeRequest) (*NodeResult, error) {
 			return nil, err
 		}
 	}
-	conn, done, err := c.call(ctx, Request{Node: &r})
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	resp, _, err := c.receive(ctx, conn)
+	resp, _, err := c.ask(ctx, Request{Node: &r})
 	switch {
 	case ctx.Err() != nil:
 		return nil, &Failure{Kind: Interrupted, Err: fmt.Errorf("%s: interrupted; what was begun goes on", r.Node), Cure: "labctl status tells what became of it"}
 	case err != nil:
 		return nil, err
 	case resp.Node == nil:
-		return nil, errors.New("the supervisor's answer has no result; is the lab from another version?")
+		return nil, c.otherVersion()
 	}
 	resp.Node.Ended = ended
 	return resp.Node, nil

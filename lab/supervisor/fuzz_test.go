@@ -44,6 +44,31 @@ func FuzzReport(f *testing.F) {
 	})
 }
 
+// FuzzProc reads what the supervisor depends on under /proc: a process's number,
+// which is killed, is one that a process can have.
+func FuzzProc(f *testing.F) {
+	f.Add("Name:\tsleep\nPid:\t12\nNSpid:\t4711\t12\t1\n")
+	f.Add("pos:\t0\nflags:\t02000002\nmnt_id:\t15\nino:\t1\nPid:\t4711\nNSpid:\t4711\t12\n")
+	f.Add("Pid:\t-1\nNSpid:\t-1\n")
+	f.Add("Pid:\t0\nNSpid:\t0\t0\n")
+	f.Add("Pid:\nNSpid:\n")
+	f.Add("Pid:\t99999999999999999999\nNSpid:\t1\t99999999999999999999")
+	f.Fuzz(func(t *testing.T, text string) {
+		if pid, err := parsePidfdInfo([]byte(text)); err == nil && pid <= 0 {
+			t.Errorf("parsePidfdInfo() = %d", pid)
+		}
+		pids, err := parsePidLevels([]byte(text))
+		if err == nil && len(pids) == 0 {
+			t.Error("parsePidLevels() = none, no error")
+		}
+		for _, pid := range pids {
+			if pid <= 0 {
+				t.Errorf("parsePidLevels() = %d", pids)
+			}
+		}
+	})
+}
+
 // heard is the supervisor of a built-in lab each of whose agents has reported r.
 func heard(t *testing.T, name string, r agent.Report) *Supervisor {
 	t.Helper()

@@ -87,20 +87,43 @@ func pidLevels(pid string) ([]int, error) {
 	if err != nil {
 		return nil, err
 	}
-	for line := range bytes.Lines(b) {
+	pids, err := parsePidLevels(b)
+	if err != nil {
+		return nil, fmt.Errorf("/proc/%s/status: %w", pid, err)
+	}
+	return pids, nil
+}
+
+// parsePidLevels reads a process's numbers from its status, which are one at
+// least.
+func parsePidLevels(status []byte) ([]int, error) {
+	for line := range bytes.Lines(status) {
 		rest, ok := bytes.CutPrefix(line, []byte("NSpid:"))
 		if !ok {
 			continue
 		}
 		var pids []int
 		for _, f := range bytes.Fields(rest) {
-			n, err := strconv.Atoi(string(f))
+			n, err := parsePid(f)
 			if err != nil {
-				return nil, fmt.Errorf("/proc/%s/status: NSpid: %w", pid, err)
+				return nil, fmt.Errorf("NSpid: %w", err)
 			}
 			pids = append(pids, n)
 		}
+		if len(pids) == 0 {
+			break
+		}
 		return pids, nil
 	}
-	return nil, fmt.Errorf("/proc/%s/status: no NSpid line", pid)
+	return nil, errors.New("no NSpid line with numbers")
+}
+
+// parsePid reads a process's number. 0, which is one outside of /proc's
+// namespace, and -1, which is one that has ended, are none to send a signal to.
+func parsePid(b []byte) (int, error) {
+	n, err := strconv.Atoi(string(bytes.TrimSpace(b)))
+	if err == nil && n <= 0 {
+		err = fmt.Errorf("%d: no process", n)
+	}
+	return n, err
 }

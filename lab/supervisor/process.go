@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -308,7 +307,7 @@ func lastLine(path string) string {
 func parsePidfdInfo(b []byte) (int, error) {
 	for line := range bytes.Lines(b) {
 		if v, ok := bytes.CutPrefix(line, []byte("Pid:")); ok {
-			return strconv.Atoi(string(bytes.TrimSpace(v)))
+			return parsePid(v)
 		}
 	}
 	return 0, fmt.Errorf("fdinfo: no Pid line")
