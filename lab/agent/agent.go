@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"reflect"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -256,6 +257,7 @@ func (a *Agent) obey(store chan<- struct{}) {
 		}
 		if o.Up && !up {
 			up = true
+			debug.SetGCPercent(100) // the supervisor has begun with more
 			close(a.up)
 		}
 	}
