@@ -21,6 +21,7 @@ type batch struct {
 	fd   int
 	port uint32 // the origin of the notifications that it causes
 	seq  uint32
+	out  []byte // room for requests
 }
 
 // openBatch opens one inside ns.
@@ -70,7 +71,7 @@ func (b *batch) send(requests []request, result func(i int, err error)) error {
 
 // exchange is one system call and its answers.
 func (b *batch) exchange(part []request) ([]error, error) {
-	var buf []byte
+	buf := b.out[:0]
 	first := b.seq + 1
 	for i, r := range part {
 		b.seq++
@@ -80,6 +81,7 @@ func (b *batch) exchange(part []request) ([]error, error) {
 		}
 		buf = r.append(buf, flags, b.seq)
 	}
+	b.out = buf
 	if err := unix.Sendto(b.fd, buf, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return nil, fmt.Errorf("netlink: send: %w", err)
 	}

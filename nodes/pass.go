@@ -137,7 +137,8 @@ func (p *pass) later(q queued) {
 // flush puts right what later has noted.
 func (p *pass) flush() {
 	list := p.queued
-	p.queued = nil
+	p.queued = p.queued[:0] // for the next kind, which has as many
+	p.done = slices.Grow(p.done, len(list))
 	requests := make([]request, len(list))
 	for i, q := range list {
 		requests[i] = q.request
