@@ -136,9 +136,15 @@ func TestFiftyHostsAtOnce(t *testing.T) {
 				s, _ := connect(t, url)
 				wg.Go(func() {
 					<-start
-					addrs, err := s.Assign(t.Context(), tt.conf, fmt.Sprintf("node%d", h+1), claims(containers))
+					node := fmt.Sprintf("node%d", h+1)
+					addrs, err := s.Assign(t.Context(), tt.conf, node, claims(containers))
+					for errors.Is(err, context.DeadlineExceeded) && t.Context().Err() == nil {
+						// As an agent does: what a machine with too little time has left
+						// undone is found again.
+						addrs, err = s.Assign(t.Context(), tt.conf, node, claims(containers))
+					}
 					if err != nil || slices.ContainsFunc(addrs, func(a netip.Addr) bool { return !tt.conf.Pool.Contains(a) }) {
-						t.Errorf("node%d: %v, %v", h+1, addrs, err)
+						t.Errorf("%s: %v, %v", node, addrs, err)
 					}
 				})
 			}
