@@ -42,7 +42,7 @@ func Millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 const (
 	patience = 5 * time.Second  // how long a check is tried again
-	oneTry   = 20 * time.Second // what a try may take: a busy machine is slow to run a program
+	oneTry   = 30 * time.Second // what a try may take: a busy machine is slow to run a program
 )
 
 // Runner runs checks on one lab.

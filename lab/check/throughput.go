@@ -11,15 +11,18 @@ import (
 	"labctl/lab/iperf"
 )
 
-// A throughput check measures each path so often, for so long.
-const (
-	throughputRounds = 5
-	throughputFor    = 100 * time.Millisecond
-)
+// A throughput check measures each path for so long.
+const throughputFor = 100 * time.Millisecond
 
 // throughput measures what one TCP stream carries, and in turn what the other
 // path does: what slows the machine down slows both.
 func (r *Runner) throughput(ctx context.Context, c lab.ThroughputCheck) (string, error) {
+	return compare(c, func(p lab.PathSpec) (float64, error) { return r.carry(ctx, p) })
+}
+
+// compare judges what carry measures, by rounds that are more when the first few
+// do not do: on a busy machine who is to send waits for most of so short a time.
+func compare(c lab.ThroughputCheck, carry func(lab.PathSpec) (mbit float64, err error)) (string, error) {
 	paths := []lab.PathSpec{{From: c.From, To: c.To}}
 	expected := fmt.Sprintf("at least %v Mbit/s", c.Mbit)
 	if c.Than != nil {
@@ -30,28 +33,31 @@ func (r *Runner) throughput(ctx context.Context, c lab.ThroughputCheck) (string,
 		}
 	}
 	rates := make([][]float64, len(paths))
-	for range throughputRounds {
-		for i, p := range paths {
-			mbit, err := r.carry(ctx, p)
-			if err != nil {
-				return expected, err
+	found := ""
+	for _, rounds := range []int{5, 25} {
+		for len(rates[0]) < rounds {
+			for i, p := range paths {
+				mbit, err := carry(p)
+				if err != nil {
+					return expected, err
+				}
+				rates[i] = append(rates[i], mbit)
 			}
-			rates[i] = append(rates[i], mbit)
+		}
+		own := median(rates[0])
+		found = fmt.Sprintf("%.0f Mbit/s (median of %d)", own, rounds)
+		holds := own >= c.Mbit
+		if c.Than != nil {
+			than := median(rates[1])
+			ratio := own / max(than, 1e-6)
+			found = fmt.Sprintf("%.2f times (medians %.0f and %.0f Mbit/s of %d)", ratio, own, than, rounds)
+			holds = holds && ratio >= c.Least
+		}
+		if holds {
+			return expected + "; " + found, nil
 		}
 	}
-	own := median(rates[0])
-	found := fmt.Sprintf("%.0f Mbit/s (median of %d)", own, throughputRounds)
-	holds := own >= c.Mbit
-	if c.Than != nil {
-		than := median(rates[1])
-		ratio := own / max(than, 1e-6)
-		found = fmt.Sprintf("%.2f times (medians %.0f and %.0f Mbit/s of %d)", ratio, own, than, throughputRounds)
-		holds = holds && ratio >= c.Least
-	}
-	if !holds {
-		return expected, &failure{expected, found}
-	}
-	return expected + "; " + found, nil
+	return expected, &failure{expected, found}
 }
 
 func median(of []float64) float64 {
