@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -25,6 +28,11 @@ func TestMain(m *testing.M) {
 	byPath := strings.HasSuffix(os.Args[0], ".test") || filepath.Base(os.Args[0]) == "exe"
 	if len(os.Args) > 1 && byPath && !strings.HasPrefix(os.Args[1], "-") {
 		os.Args[0] = "labctl"
+	}
+	// Most tests wait for labs most of the time.
+	if err := flag.Set("test.parallel", strconv.Itoa(3*runtime.GOMAXPROCS(0))); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
 	testscript.Main(m, map[string]func(){
 		"labctl": main, "labcheck": labcheck, "labget": labget, "labknock": labknock, "nonetfilter": nonetfilter,
