@@ -20,7 +20,7 @@ import (
 
 // GoBGP is a speaker inside this process: github.com/osrg/gobgp.
 type GoBGP struct {
-	server  *server.BgpServer
+	server  *server.BgpServer // another one only before peers
 	log     *listener
 	serving sync.WaitGroup
 	stop    context.CancelFunc // of the server's events; nil before it is started
@@ -34,8 +34,8 @@ type GoBGP struct {
 	export  bool       // the export policy is set
 	paths   map[netip.Prefix]bool
 
-	mu       sync.Mutex // guards the block below
-	peers    map[netip.Addr]Peer
+	mu       sync.Mutex          // guards the block below
+	peers    map[netip.Addr]Peer // nil before the server is started
 	closed   bool
 	flushing sync.WaitGroup // flushSilent's; none is added once closed
 }
@@ -47,13 +47,18 @@ var _ Speaker = (*GoBGP)(nil)
 func NewGoBGP(log *slog.Logger, restarted bool) *GoBGP {
 	g := &GoBGP{changed: make(chan struct{}, 1), restarted: restarted, paths: map[netip.Prefix]bool{}}
 	g.log = newListener(log, g.wake)
+	g.serve()
+	return g
+}
+
+// serve begins a server, which listens nowhere yet.
+func (g *GoBGP) serve() {
 	level := &slog.LevelVar{}
 	level.Set(slog.LevelDebug) // the listener chooses
 	g.server = server.NewBgpServer(server.LoggerOption(slog.New(g.log), level))
 	g.serving.Go(g.server.Serve)
 	// It cannot be stopped before it serves, and answers nothing before.
 	_, _ = g.server.GetBgp(context.Background(), &api.GetBgpRequest{})
-	return g
 }
 
 // Name is gobgp.
@@ -128,11 +133,8 @@ func (g *GoBGP) start(ctx context.Context, c Config) error {
 		global.ListenAddresses = append(global.ListenAddresses, a.String())
 	}
 	if err := g.server.StartBgp(ctx, &api.StartBgpRequest{Global: global}); err != nil {
-		return fmt.Errorf("bgp: TCP port %d: %w", Port, err)
+		return errors.Join(fmt.Errorf("bgp: TCP port %d: %w", Port, err), g.again())
 	}
-	g.mu.Lock()
-	g.peers = map[netip.Addr]Peer{}
-	g.mu.Unlock()
 	watch, stop := context.WithCancel(context.Background())
 	wake := func([]*apiutil.Path, time.Time) { g.wake() }
 	err := g.server.WatchEvent(watch, server.WatchEventMessageCallbacks{
@@ -145,10 +147,22 @@ func (g *GoBGP) start(ctx context.Context, c Config) error {
 	}, server.WatchBestPath(true), server.WatchPeer(), server.WatchEor(true))
 	if err != nil {
 		stop()
-		return errors.Join(fmt.Errorf("bgp: events: %w", err), g.server.StopBgp(ctx, &api.StopBgpRequest{}))
+		return errors.Join(fmt.Errorf("bgp: events: %w", err), g.again())
 	}
 	g.stop = stop
+	g.mu.Lock()
+	g.peers = map[netip.Addr]Peer{}
+	g.mu.Unlock()
 	return nil
+}
+
+// again puts another server in the place of one that did not start and may
+// listen at some of its addresses: the next start would find those taken.
+func (g *GoBGP) again() error {
+	err := g.server.StopBgp(context.Background(), &api.StopBgpRequest{})
+	g.serving.Wait()
+	g.serve()
+	return err
 }
 
 // policies is what is told to peers: a node's own routes only, everything by

@@ -197,3 +197,27 @@ func TestClosedFlushesNothing(t *testing.T) {
 		t.Errorf("silent peers that nobody has taken: %v, want %s", left, peer)
 	}
 }
+
+// A speaker whose second address is not there yet does not begin; it does when
+// the address is there, though it had opened the first.
+func TestLaterListenAddress(t *testing.T) {
+	t.Parallel()
+	hosts := network(t, 2)
+	mesh(hosts)
+	h := hosts[0]
+	h.config.Listen = append(h.config.Listen, netip.MustParseAddr("192.0.2.200"))
+	for _, h := range hosts {
+		h.start()
+	}
+	nodestest.Eventually(t, long, func() error {
+		if r := h.now(); !strings.Contains(r.Err, "192.0.2.200") {
+			return fmt.Errorf("error %q, want one about the address", r.Err)
+		}
+		return nil
+	})
+	h.ip("address", "add", "192.0.2.200/24", "dev", "eth0")
+	nodestest.Eventually(t, long, converged(hosts))
+	if r := h.now(); r.Err != "" {
+		t.Errorf("error %q, want none", r.Err)
+	}
+}

@@ -28,6 +28,8 @@ type Host struct {
 	wake       chan struct{} // capacity 1
 	changed    chan struct{} // capacity 1
 
+	setting sync.Mutex // held while the speaker is told
+
 	mu        sync.Mutex // guards all below
 	config    Config
 	configErr error
@@ -78,16 +80,37 @@ func NewHost(ns *nodes.Namespace, s Speaker, stale []nodes.Route, tunnel Tunnel,
 	return h, nil
 }
 
-// Set gives the configuration that holds from now on.
+// Set gives the configuration that holds from now on. What fails is tried again.
 func (h *Host) Set(ctx context.Context, c Config) {
+	h.setting.Lock()
+	defer h.setting.Unlock()
+	h.set(ctx, c)
+}
+
+// retry sets the configuration again that could not be: an address may be there
+// by now.
+func (h *Host) retry(ctx context.Context) {
+	h.setting.Lock()
+	defer h.setting.Unlock()
 	h.mu.Lock()
+	c, failed := h.config, h.configErr != nil
+	h.mu.Unlock()
+	if failed {
+		h.set(ctx, c)
+	}
+}
+
+// set is Set; the caller holds setting.
+func (h *Host) set(ctx context.Context, c Config) {
+	h.mu.Lock()
+	before := h.configErr
 	same := h.configErr == nil && reflect.DeepEqual(h.config, c)
 	h.mu.Unlock()
 	if same {
 		return
 	}
 	err := h.speaker.Set(ctx, c)
-	if err != nil {
+	if err != nil && (before == nil || before.Error() != err.Error()) {
 		h.log.Warn("bgp", "err", err)
 	}
 	h.mu.Lock()
@@ -146,6 +169,7 @@ func (h *Host) Run(ctx context.Context) error {
 			}
 		case <-h.wake:
 		case <-expiry.C:
+			h.retry(ctx)
 			if !h.waiting() {
 				continue
 			}
