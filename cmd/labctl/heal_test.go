@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"labctl/lab"
+	"labctl/nodes/nodestest"
 )
 
 // healWithin is how soon what somebody breaks must be whole again.
@@ -61,7 +62,7 @@ func (l *running) breach(t *testing.T, name, endpoint, command string) time.Dura
 	if _, err := fmt.Sscan(times, &broken, &whole); err != nil {
 		t.Fatalf("%s: %q: %v", name, times, err)
 	}
-	if d := time.Duration(broken) * time.Microsecond; d > healWithin {
+	if d := time.Duration(broken) * time.Microsecond; d > nodestest.Slow(t, healWithin) {
 		t.Errorf("%s: not healed after %v, want %v at most; then in %s:\n%s\nwant, of all:\n%s", name, d, healWithin, endpoint, last, want)
 	}
 	return time.Duration(whole) * time.Microsecond
@@ -380,7 +381,7 @@ func TestHold(t *testing.T) {
 			return nil
 		})
 		t.Logf("after release: seen to be whole after %v", whenWhole.Round(time.Millisecond))
-		if late > healWithin {
+		if late > nodestest.Slow(t, healWithin) {
 			t.Errorf("after release: not healed after %v, want %v at most", late, healWithin)
 		}
 		l.isReady(t)

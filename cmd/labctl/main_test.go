@@ -19,6 +19,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"labctl/lab"
+	"labctl/nodes/nodestest"
 )
 
 // The test binary is labctl, too, when it is called so: by scripts, by tests,
@@ -280,9 +281,11 @@ func (l *running) entries(t *testing.T, endpoint string, argv ...string) []map[s
 }
 
 // eventually waits until f returns nil, and says how long that took. On a busy
-// machine a look takes long: the last one begins when the time is over.
+// machine a look takes long: the last one begins when the time, which is Slow, is
+// over.
 func eventually(t *testing.T, within time.Duration, f func() error) time.Duration {
 	t.Helper()
+	within = nodestest.Slow(t, within)
 	from := time.Now()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
