@@ -205,7 +205,8 @@ func (l *running) threads(t *testing.T) int {
 	return len(tasks)
 }
 
-// countProcesses is how many processes are in the lab's PID namespace.
+// countProcesses is how many processes live in the lab's PID namespace. Of a dead
+// one that PID 1 has yet to wait for, only the network namespace is gone.
 func (l *running) countProcesses(t *testing.T) int {
 	t.Helper()
 	want := fmt.Sprintf("pid:[%d]", l.record(t).PIDNamespace)
@@ -215,7 +216,9 @@ func (l *running) countProcesses(t *testing.T) int {
 	}
 	n := 0
 	for _, p := range all {
-		if ns, err := os.Readlink(p); err == nil && ns == want {
+		ns, err := os.Readlink(p)
+		_, dead := os.Readlink(filepath.Join(filepath.Dir(p), "net"))
+		if err == nil && dead == nil && ns == want {
 			n++
 		}
 	}

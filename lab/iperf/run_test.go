@@ -109,9 +109,10 @@ func TestRunIsInterrupted(t *testing.T) {
 	for _, udp := range []bool{false, true} {
 		ctx, cancel := context.WithCancel(t.Context())
 		p := Params{UDP: udp, Rate: 1e6, Streams: 2, Duration: time.Hour, Interval: 50 * time.Millisecond}
-		n := 0
-		r, err := Run(ctx, here("a"), here("b"), p, nil, func(Interval) {
-			if n++; n == 2 {
+		n, bytes := 0, int64(0)
+		r, err := Run(ctx, here("a"), here("b"), p, nil, func(i Interval) {
+			bytes += i.Sum.Bytes
+			if n++; n >= 2 && bytes > 0 {
 				cancel()
 			}
 		})
