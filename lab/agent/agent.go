@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"reflect"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -117,6 +118,8 @@ func Run(ctx context.Context, c Config) error {
 		cancel(nil)
 		return err
 	}
+	// The supervisor has the first collection of garbage come late.
+	runtime.AddCleanup(&struct{ next *int }{}, func(int) { debug.SetGCPercent(100) }, 0)
 	a.report.Phase = WaitingForStore
 	a.calls = storeCalls{log: c.Log, access: c.Access}
 	a.Access.Observe = a.calls.observe
@@ -257,7 +260,6 @@ func (a *Agent) obey(store chan<- struct{}) {
 		}
 		if o.Up && !up {
 			up = true
-			debug.SetGCPercent(100) // the supervisor has begun with more
 			close(a.up)
 		}
 	}

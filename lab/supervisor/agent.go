@@ -42,9 +42,9 @@ func (s *Supervisor) newAgent(h *host) (*agentProcess, error) {
 		argv: argv,
 		// One thread runs Go code at a time, unless whoever starts the lab has said
 		// otherwise: agents are many and each does little. A path in user space,
-		// which does much, sets it by itself. And they look for garbage later than
-		// others, until they are told that the lab is up: what each allocates until
-		// then is less than what looking for it would touch.
+		// which does much, sets it by itself. And they look for garbage late for the
+		// first time: what each allocates until the lab is up is less than what
+		// looking for it would touch.
 		env: append(os.Environ(), agent.ControlFD+"=3", "GOMAXPROCS=1", "GOGC=200"),
 	}
 	a.started = func(c *rpc.Conn) {
