@@ -416,3 +416,22 @@ func TestTraceNamesThePolicy(t *testing.T) {
 		})
 	}
 }
+
+// A packet that nobody but the network's hosts may send, because they would
+// unwrap it: the rule that keeps it out is named, at its own host a container's,
+// at the receiver's anybody else's.
+func TestTraceNamesTheGuard(t *testing.T) {
+	t.Parallel()
+	l := users(t)[0].up(t, "calico-vxlan-crosssubnet")
+	for _, tt := range []struct{ from, to, where, chain, comment string }{
+		{"node1.c1", "node3", "node1", "forward", "vxlan of a container"},
+		{"etcd", "node3", "node3", "input", "vxlan of anybody else"},
+	} {
+		tr := l.traced(t, 1, tt.from, tt.to, "--udp=4789", "-W", "250ms")
+		c := cmp.Or(tr.Cause, &trace.Cause{})
+		counted := regexp.MustCompile(fmt.Sprintf(`^%s: nftables: table inet labctl-vxlan, chain %s .* drop comment "%s" \+[1-9]`, tt.where, tt.chain, tt.comment))
+		if c.Where != tt.where || !slices.ContainsFunc(c.Evidence, counted.MatchString) {
+			t.Errorf("%s -> %s: cause %+v, want at %s a match of %s", tt.from, tt.to, c, tt.where, counted)
+		}
+	}
+}
