@@ -35,9 +35,9 @@ func Down(ctx context.Context, name string) (*Removed, error) {
 		// Killing needs no lock: the command that has it sees its lab die.
 		if rec, err := ReadRecord(d); err == nil && rec.Alive() {
 			r.Found = true
-			if err := d.markDown(); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return r, err
-			}
+			// A disk without room is no reason to stay: an up that sees its lab end
+			// only says less of why.
+			_ = d.markDown()
 			ended, err := rec.endVisitors(everywhere)
 			r.Ended = append(r.Ended, ended...)
 			if err != nil {

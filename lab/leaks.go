@@ -125,11 +125,14 @@ func unrecorded(known map[int]bool) ([]Leak, error) {
 			continue
 		}
 		d := Dir(words[2])
-		if rec, err := ReadRecord(d); err == nil && rec.PID == pid && rec.Alive() {
-			continue // of another base directory, or begun a moment ago
-		}
-		if d.locked() {
-			continue // being built
+		// Where the lab sees it: what is mounted there may hide it from us.
+		seen := Dir(filepath.Join(p, "root", words[2]))
+		if slices.ContainsFunc([]Dir{d, seen}, func(d Dir) bool {
+			rec, err := ReadRecord(d)
+			// Of another base directory, begun a moment ago, or being built.
+			return err == nil && rec.PID == pid && rec.Alive() || d.locked()
+		}) {
+			continue
 		}
 		leaks = append(leaks, Leak{"process", fmt.Sprintf("%d labctl", pid), d.Name(),
 			fmt.Sprintf("a lab that is not on record: %s is gone or another's", d.Record()), killCure(pid)})

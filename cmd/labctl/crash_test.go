@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -377,4 +378,38 @@ func TestKilledNeighbour(t *testing.T) {
 		}
 		lives.run(t, "ping", "-l", lives.name, "--all")
 	})
+}
+
+// down needs no room on the disk: what it notes for others may fail.
+func TestDownWithoutItsNote(t *testing.T) {
+	t.Parallel()
+	l := users(t)[0].up(t, "bridge-nat")
+	if err := os.Mkdir(filepath.Join(l.dir(), "down"), 0o700); err != nil { // where the note would be
+		t.Fatal(err)
+	}
+	l.down(t)
+}
+
+// A lab whose run directory somebody cannot see, because another file system is
+// mounted there for them alone, is not lost.
+func TestLabOfAnotherMountNamespace(t *testing.T) {
+	t.Parallel()
+	u := needRoot(t, "to mount something")
+	needTool(t, "unshare")
+	l := u.up(t, "bridge-nat")
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("unshare", "--mount", "sh", "-c", `mount -t tmpfs tmpfs /run && exec "$0" doctor --leaks -o json`, self).Output()
+	if _, failed := errors.AsType[*exec.ExitError](err); err != nil && !failed { // other tests' labs may be lost
+		t.Fatal(err)
+	}
+	var list leakList
+	unmarshal(t, string(out), &list)
+	for _, leak := range list.Leaks {
+		if leak.Lab == l.name {
+			t.Errorf("doctor --leaks: %+v", leak)
+		}
+	}
 }
