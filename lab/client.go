@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,7 +10,9 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -158,14 +161,77 @@ func (c *Client) otherVersion() error {
 		Cure: "the lab may be of another version of labctl: labctl down and up make it anew"}
 }
 
-// ask sends a request that has one answer.
+// ask sends a request that has one answer. Of a supervisor that somebody has
+// stopped none would ever come.
 func (c *Client) ask(ctx context.Context, r Request) (Response, []*os.File, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stop := c.whileStopped(func(pid int) {
+		cancel(&Failure{Kind: Failed, Err: fmt.Errorf("%s: its supervisor, process %d, is stopped", c.Dir.Name(), pid),
+			Cure: fmt.Sprintf("kill -CONT %d lets it go on; labctl down %s removes the lab in any state", pid, c.Dir.Name())})
+	})
+	defer stop()
 	conn, done, err := c.call(ctx, r)
 	if err != nil {
-		return Response{}, nil, err
+		return Response{}, nil, cmp.Or(why(ctx), err)
 	}
 	defer done()
-	return c.receive(ctx, conn)
+	resp, files, err := c.receive(ctx, conn)
+	if err != nil {
+		err = cmp.Or(why(ctx), err)
+	}
+	return resp, files, err
+}
+
+// why is the failure that ended ctx, nil when it was none of ours.
+func why(ctx context.Context) error {
+	if f, ok := errors.AsType[*Failure](context.Cause(ctx)); ok {
+		return f
+	}
+	return nil
+}
+
+// stoppedFor is how long a supervisor is seen stopped before a caller hears of it.
+const stoppedFor = time.Second
+
+// whileStopped calls f once the supervisor has been seen stopped twice in a row,
+// unless stop was called before.
+func (c *Client) whileStopped(f func(pid int)) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		t := time.NewTicker(stoppedFor)
+		defer t.Stop()
+		for before := 0; ; {
+			select {
+			case <-ctx.Done():
+				return
+			case <-t.C:
+			}
+			pid := c.stopped()
+			if pid > 0 && pid == before {
+				f(pid)
+				return
+			}
+			before = pid
+		}
+	})
+	return func() {
+		cancel()
+		wg.Wait()
+	}
+}
+
+// stopped is the supervisor's process if somebody has stopped it, else 0.
+func (c *Client) stopped() int {
+	rec, err := ReadRecord(c.Dir)
+	if err != nil || !rec.Alive() {
+		return 0
+	}
+	if state, parent := stateOf(strconv.Itoa(rec.Supervisor)); state != "T" || parent != rec.PID {
+		return 0
+	}
+	return rec.Supervisor
 }
 
 // Status asks how the lab is.

@@ -164,12 +164,25 @@ func killCure(pid int) string {
 
 // isChild says whether a process was started by parent.
 func isChild(pid string, parent int) bool {
+	_, p := stateOf(pid)
+	return p == parent
+}
+
+// stateOf is a process's state, such as S or T, and its parent, -1 when it is not
+// there: proc_pid_stat(5).
+func stateOf(pid string) (state string, parent int) {
 	b, err := os.ReadFile("/proc/" + pid + "/stat")
 	if err != nil {
-		return false
+		return "", -1
 	}
-	f := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:]) // state, parent: proc_pid_stat(5)
-	return len(f) > 1 && string(f[1]) == strconv.Itoa(parent)
+	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	if len(f) < 2 {
+		return "", -1
+	}
+	if parent, err = strconv.Atoi(f[1]); err != nil {
+		return "", -1
+	}
+	return f[0], parent
 }
 
 // ownProcess says whether a process under /proc is the caller's.

@@ -413,3 +413,32 @@ func TestLabOfAnotherMountNamespace(t *testing.T) {
 		}
 	}
 }
+
+// A supervisor that somebody has stopped answers nobody: who asks is told so, and
+// how it goes on.
+func TestStoppedSupervisor(t *testing.T) {
+	t.Parallel()
+	forUsers(t, func(t *testing.T, u user) {
+		l := u.up(t, "flannel-vxlan")
+		pid := l.record(t).Supervisor
+		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		for _, args := range [][]string{
+			{"status", l.name},
+			{"up", "flannel-vxlan", "--name", l.name},
+			{"fault", "list", "-l", l.name},
+			{"node", "stop", "node1", "-l", l.name},
+		} {
+			_, stderr, code := l.try(t, args...)
+			want := fmt.Sprintf("%s: its supervisor, process %d, is stopped\n  cure: kill -CONT %d ", l.name, pid, pid)
+			if code != 1 || !strings.Contains(stderr, want) {
+				t.Errorf("labctl %s: exit status %d, %q, want 1, %q", strings.Join(args, " "), code, stderr, want)
+			}
+		}
+		if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+			t.Fatal(err)
+		}
+		l.run(t, "status", l.name)
+	})
+}
