@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -172,6 +173,9 @@ func build(ctx context.Context, d Dir, o UpOptions, lock *os.File) (*Status, err
 		}
 	}
 	st, err := start(ctx, d, o, lock)
+	if _, told := errors.AsType[*Failure](err); !told && errors.Is(err, syscall.ENOSPC) {
+		err = &Failure{Kind: Failed, Err: err, Cure: fmt.Sprintf("make room on the file system of %s (df -h, df -i)", filepath.Dir(string(d)))}
+	}
 	if err != nil {
 		if _, rerr := remove(d); rerr != nil {
 			err = errors.Join(err, rerr)

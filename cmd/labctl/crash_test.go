@@ -442,3 +442,20 @@ func TestStoppedSupervisor(t *testing.T) {
 		l.run(t, "status", l.name)
 	})
 }
+
+// A full disk is named with its cure, and what was begun goes.
+func TestUpWithoutRoom(t *testing.T) {
+	t.Parallel()
+	needRoot(t, "to mount something")
+	needTool(t, "unshare")
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const script = `mount -t tmpfs -o size=4k tmpfs /run && ! "$0" up flannel-vxlan --name "$1" && find /run -mindepth 1`
+	out, err := exec.Command("unshare", "--mount", "sh", "-c", script, self, freshName()).CombinedOutput()
+	const want = "no space left on device\n  cure: make room on the file system of /run/labctl (df -h, df -i)\n"
+	if err != nil || !strings.HasSuffix(string(out), want) {
+		t.Errorf("up on a full disk: %v\n%s\nwant at the end, and no files after it:\n%s", err, out, want)
+	}
+}
