@@ -402,7 +402,7 @@ func TestHold(t *testing.T) {
 			})
 		}
 		st = l.status(t)
-		if p := l.process(t, "node1"); p.State == "running" || p.Pid != 0 || p.Restarts != 0 || !strings.Contains(p.LastExit, "killed") {
+		if p := l.process(t, "node1"); p.State == "running" || p.Pid != 0 || p.Restarts != 0 || p.LastExit != "signal: killed" {
 			t.Errorf("node1's agent while held: %+v, want it dead, killed, and not restarted", p)
 		}
 		if st.State != lab.Held || st.Nodes[0].State != lab.Held {

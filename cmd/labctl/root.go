@@ -186,7 +186,7 @@ func noSuchCommand(c *cobra.Command, args []string) error {
 	}
 	c.SuggestionsMinimumDistance = 2
 	cure := c.CommandPath() + " --help shows the commands"
-	if like := c.SuggestionsFor(args[0]); len(like) > 0 {
+	if like := c.SuggestionsFor(args[0]); len(like) > 0 && args[0] != "" {
 		cure = "did you mean " + strings.Join(like, " or ") + "? " + cure
 	}
 	return usage(fmt.Errorf("%s: no such command", name), cure)

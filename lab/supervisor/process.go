@@ -196,6 +196,8 @@ func (p *process) live(ctx context.Context) error {
 		return fmt.Errorf("control stream: %w", streamErr)
 	case err != nil:
 		return err
+	case killed(state):
+		return errors.New(state.String())
 	}
 	return fmt.Errorf("%s%s", state, lastLine(p.s.dir.Log(p.name)))
 }
@@ -229,8 +231,8 @@ func (p *process) liveAlone(ctx context.Context, log *os.File) error {
 	if err != nil {
 		return err
 	}
-	if ws, ok := state.Sys().(syscall.WaitStatus); ok && (ws.Signal() == syscall.SIGKILL || ws.Signal() == syscall.SIGTERM) {
-		return errors.New(state.String()) // of which its log does not know
+	if killed(state) {
+		return errors.New(state.String())
 	}
 	const longest = 200 // enough of a program that logs much in a line
 	line := []rune(lastLine(p.s.dir.Log(p.name)))
@@ -238,6 +240,12 @@ func (p *process) liveAlone(ctx context.Context, log *os.File) error {
 		line = append(line[:longest], []rune("...")...)
 	}
 	return fmt.Errorf("%s%s", state, string(line))
+}
+
+// killed says whether somebody ended a process, of which its log does not know.
+func killed(state *os.ProcessState) bool {
+	ws, ok := state.Sys().(syscall.WaitStatus)
+	return ok && (ws.Signal() == syscall.SIGKILL || ws.Signal() == syscall.SIGTERM)
 }
 
 func (p *process) set(f func()) {
