@@ -14,6 +14,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"labctl/backends"
+	"labctl/nodes/nodestest"
 )
 
 // U4: key and value byte for byte.
@@ -349,7 +350,7 @@ func TestWaitConfig(t *testing.T) {
 	if _, _, err := ts.WaitConfig(t.Context()); err == nil || !strings.Contains(err.Error(), "Network: a JSON number, want text") {
 		t.Errorf("WaitConfig() = %v", err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), nodestest.Slow(t, 200*time.Millisecond)) // the store is to answer once
 	defer cancel()
 	if _, _, err := ts.WithPrefix("/other").WaitConfig(ctx); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "/other/config: not found") {
 		t.Errorf("WaitConfig() without one = %v", err)
