@@ -45,7 +45,7 @@ func (s *Supervisor) newAgent(h *host) (*agentProcess, error) {
 		// which does much, sets it by itself. And they look for garbage late for the
 		// first time: what each allocates until the lab is up is less than what
 		// looking for it would touch.
-		env: append(os.Environ(), agent.ControlFD+"=3", "GOMAXPROCS=1", "GOGC=200"),
+		env: append(os.Environ(), agent.ControlFD+"=3", "GOMAXPROCS=1", "GOGC=150"),
 	}
 	a.started = func(c *rpc.Conn) {
 		s.resumed(h.plan.Name)
