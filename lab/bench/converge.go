@@ -285,7 +285,7 @@ func takeMTU(ctx context.Context, r *run, t *target, _ time.Duration) (map[strin
 
 // takeMemory is what the agents have for themselves, on average.
 func takeMemory(ctx context.Context, r *run, t *target, _ time.Duration) (map[string]float64, error) {
-	pids, err := t.agents(ctx)
+	pids, _, err := t.agents(ctx)
 	if err != nil {
 		return nil, err
 	}

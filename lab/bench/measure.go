@@ -123,13 +123,41 @@ func choose(s Settings) ([]measurement, error) {
 	return chosen, nil
 }
 
-// takeStream measures one stream, in slices that take up a turn each, and what
-// its turns cost.
+// takeStream measures one stream and what it costs: in slices that take up a turn
+// each, or, where agents carry the packets, whole in one turn. Those have to find
+// their way back to the processors each time, which takes longer than a slice.
 func takeStream(ctx context.Context, r *run, t *target, length time.Duration) (map[string]float64, error) {
-	agents, err := t.agents(ctx)
+	agents, carry, err := t.agents(ctx)
 	if err != nil {
 		return nil, err
 	}
+	if !carry {
+		return takeSlices(ctx, r, t, agents, length)
+	}
+	if t.seat != nil {
+		t.seat.take(ctx, time.Now())
+	}
+	sum, used, err := streams(ctx, r, t, agents, length, 1)
+	if err != nil {
+		return nil, err
+	}
+	if t.seat == nil {
+		r.used = r.used.plus(used)
+	}
+	return streamValues(sum.BitsPerSecond/8, sum.Bytes, used), nil
+}
+
+// streamValues are the metrics of tcp1, of a speed in bytes a second and what
+// sending so many bytes has cost.
+func streamValues(speed float64, bytes int64, used usage) map[string]float64 {
+	perMB := 1e6 / (float64(bytes) / 1e6)
+	return map[string]float64{"tcp1": speed * 8 / 1e9,
+		"cpu": used.busy() * perMB, "cpu-user": used.user * perMB, "cpu-system": used.system * perMB,
+		"cpu-softirq": (used.softirq + used.irq) * perMB, "cpu-agents": used.agents * perMB}
+}
+
+// takeSlices measures one stream in slices, and what its turns cost.
+func takeSlices(ctx context.Context, r *run, t *target, agents []int, length time.Duration) (map[string]float64, error) {
 	var used, before usage
 	var uerr error
 	read := func() (u usage) {
@@ -159,10 +187,7 @@ func takeStream(ctx context.Context, r *run, t *target, length time.Duration) (m
 	if t.seat == nil {
 		r.used = r.used.plus(used)
 	}
-	perMB := 1e6 / (float64(s.Bytes) / 1e6)
-	return map[string]float64{"tcp1": middle(s.Speeds) * 8 / 1e9,
-		"cpu": used.busy() * perMB, "cpu-user": used.user * perMB, "cpu-system": used.system * perMB,
-		"cpu-softirq": (used.softirq + used.irq) * perMB, "cpu-agents": used.agents * perMB}, nil
+	return streamValues(middle(s.Speeds), s.Bytes, used), nil
 }
 
 // middle is the mean of the middle half. A few slices are hit by what others do
@@ -178,59 +203,65 @@ func middle(values []float64) float64 {
 }
 
 // takeTCP measures several streams.
-func takeTCP(name string, streams int) func(context.Context, *run, *target, time.Duration) (map[string]float64, error) {
+func takeTCP(name string, several int) func(context.Context, *run, *target, time.Duration) (map[string]float64, error) {
 	return func(ctx context.Context, r *run, t *target, length time.Duration) (map[string]float64, error) {
-		agents, err := t.agents(ctx)
+		agents, _, err := t.agents(ctx)
 		if err != nil {
 			return nil, err
 		}
-		p := iperf.Params{Duration: length, Omit: ramp, Interval: max(length, ramp), Streams: streams, Congestion: r.result.Settings.Congestion, Rest: t.Slow, Pin: r.processors}
-		var before, after usage
-		var uerr error
-		rep, err := iperf.Run(ctx, t.from, t.to, p, nil, func(i iperf.Interval) {
-			u, err := readUsage(agents)
-			if err != nil {
-				uerr = err
-			}
-			if i.Omitted {
-				before = u
-			} else {
-				after = u
-			}
-		})
-		if err == nil {
-			err = uerr
-		}
+		sum, used, err := streams(ctx, r, t, agents, length, several)
 		if err != nil {
 			return nil, err
 		}
-		if rep.Interrupted {
-			return nil, ctx.Err()
-		}
-		if !rep.Delivered() {
-			return nil, fmt.Errorf("%s: %s -> %s: nothing arrived", t.Name, t.From, t.To)
-		}
-		r.used = r.used.plus(after.since(before))
-		return map[string]float64{name: rep.Sum.BitsPerSecond / 1e9}, nil
+		r.used = r.used.plus(used)
+		return map[string]float64{name: sum.BitsPerSecond / 1e9}, nil
 	}
 }
 
-// agents are the pids of the agents of the nodes at the two ends.
-func (t *target) agents(ctx context.Context) ([]int, error) {
+// streams sends without a break, and says what that has cost.
+func streams(ctx context.Context, r *run, t *target, agents []int, length time.Duration, n int) (iperf.Sample, usage, error) {
+	p := iperf.Params{Duration: length, Omit: ramp, Interval: max(length, ramp), Streams: n, Congestion: r.result.Settings.Congestion, Rest: t.Slow, Pin: r.processors}
+	var before, after usage
+	var uerr error
+	rep, err := iperf.Run(ctx, t.from, t.to, p, nil, func(i iperf.Interval) {
+		u, err := readUsage(agents)
+		if err != nil {
+			uerr = err
+		}
+		if i.Omitted {
+			before = u
+		} else {
+			after = u
+		}
+	})
+	switch err := firstOf(err, uerr); {
+	case err != nil:
+		return iperf.Sample{}, usage{}, err
+	case rep.Interrupted:
+		return iperf.Sample{}, usage{}, ctx.Err()
+	case !rep.Delivered():
+		return iperf.Sample{}, usage{}, fmt.Errorf("%s: %s -> %s: nothing arrived", t.Name, t.From, t.To)
+	}
+	return rep.Sum, after.since(before), nil
+}
+
+// agents are the pids of the agents of the nodes at the two ends, and whether they
+// carry the packets.
+func (t *target) agents(ctx context.Context) (pids []int, carry bool, err error) {
 	if t.Kind == Baseline {
-		return nil, nil
+		return nil, false, nil
 	}
 	st, err := t.client.Status(ctx)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	var pids []int
 	for _, n := range st.Nodes {
 		if n.AgentPid != 0 && (n.Name == host(t.From) || n.Name == host(t.To)) {
 			pids = append(pids, n.AgentPid)
+			carry = carry || n.Traffic != nil
 		}
 	}
-	return pids, nil
+	return pids, carry, nil
 }
 
 func takeRequests(name string, p iperf.RequestParams) func(context.Context, *run, *target, time.Duration) (map[string]float64, error) {
@@ -293,7 +324,7 @@ func (r *run) requests(ctx context.Context, t *target, p iperf.RequestParams, le
 
 // counted counts what the machine does from when do calls begun until it ends.
 func (r *run) counted(ctx context.Context, t *target, do func(begun func()) (*iperf.Requests, error)) (*iperf.Requests, error) {
-	agents, err := t.agents(ctx)
+	agents, _, err := t.agents(ctx)
 	if err != nil {
 		return nil, err
 	}

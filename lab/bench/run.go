@@ -296,7 +296,7 @@ func (r *run) round(ctx context.Context, m measurement, round int) error {
 func (r *run) together(ctx context.Context, m measurement, takers []*target, round int, length time.Duration) error {
 	var agents []int
 	for _, t := range takers {
-		if pids, err := t.agents(ctx); err == nil { // its trial will tell
+		if pids, _, err := t.agents(ctx); err == nil { // its trial will tell
 			agents = append(agents, pids...)
 		}
 	}
