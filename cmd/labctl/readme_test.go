@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"os"
 	"os/exec"
@@ -12,12 +13,14 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
 	"labctl/backends/catalogue"
 	"labctl/lab"
 	"labctl/labs"
+	"labctl/nodes/nodestest"
 )
 
 // fence is a fenced block of a Markdown file.
@@ -137,7 +140,9 @@ func TestReadmeCommands(t *testing.T) {
 				want = want[:end]
 			}
 			ran++
-			cmd := exec.Command("sh", "-c", command)
+			ctx, cancel := context.WithTimeout(t.Context(), nodestest.Slow(t, 2*time.Minute))
+			cmd := exec.CommandContext(ctx, "sh", "-c", command)
+			cmd.WaitDelay = time.Minute // what the shell has begun may go on for a while
 			cmd.Dir = work
 			cmd.Env = append(os.Environ(), "XDG_RUNTIME_DIR="+u.runtime, "NO_COLOR=1", "HOME="+work, "PATH="+bin+":"+os.Getenv("PATH"))
 			if u.uid != os.Geteuid() {
@@ -145,7 +150,9 @@ func TestReadmeCommands(t *testing.T) {
 			}
 			var out bytes.Buffer
 			cmd.Stdout, cmd.Stderr = &out, &out
-			if err := cmd.Run(); err != nil {
+			err := cmd.Run()
+			cancel()
+			if err != nil {
 				t.Fatalf("README.md:%d: %s: %v\n%s", f.line+i, command, err, out.String())
 			}
 			var got []string
