@@ -63,6 +63,11 @@ type queued struct {
 
 // run does the pass. The order is that of dependence.
 func (p *pass) run() {
+	defer func() {
+		if len(p.failed) > 0 {
+			p.r.drop(allLists()) // what is there now is not known
+		}
+	}()
 	// Settings that new devices inherit come before the devices, the devices'
 	// own after them; most passes make no device and do both at once.
 	if !p.listLinks() {
@@ -89,9 +94,6 @@ func (p *pass) run() {
 			return
 		}
 		stage()
-	}
-	if len(p.failed) > 0 {
-		p.r.drop(allLists()) // what is there now is not known
 	}
 }
 

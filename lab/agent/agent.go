@@ -118,8 +118,6 @@ func Run(ctx context.Context, c Config) error {
 		cancel(nil)
 		return err
 	}
-	// The supervisor has the first collection of garbage come late.
-	runtime.AddCleanup(&struct{ next *int }{}, func(int) { debug.SetGCPercent(100) }, 0)
 	a.report.Phase = WaitingForStore
 	a.calls = storeCalls{log: c.Log, access: c.Access}
 	a.Access.Observe = a.calls.observe
@@ -147,6 +145,9 @@ func Run(ctx context.Context, c Config) error {
 	}
 	// The stream ends with the supervisor, and so does the agent.
 	if c.Control != nil {
+		// The supervisor has the first collection of garbage come late: from then
+		// on they come as usual.
+		runtime.AddCleanup(&struct{ next *int }{}, func(int) { debug.SetGCPercent(100) }, 0)
 		if a.control, err = rpc.FromFile(c.Control); err != nil {
 			return err
 		}
